@@ -1,0 +1,78 @@
+// The C ABI between this library and the Python package (mirrored by mxnet_trt_property/native.py).
+//
+// Plain C types only. Every struct that crosses carries its size, and both sides compare them when the
+// library is loaded. Success is not 0: a ctypes callback that raises, or returns None, gives its caller 0,
+// so 0 has to mean failure. All pointers are borrowed for the length of the call unless said otherwise.
+
+#ifndef MXNET_TRT_PROPERTY_BRIDGE_H_
+#define MXNET_TRT_PROPERTY_BRIDGE_H_
+
+#include <stdint.h>
+
+#define MXTRT_ABI_VERSION 1
+#define MXTRT_EXPORT __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum MxtrtStatus { MXTRT_FAIL = 0, MXTRT_OK = 1 };
+
+// What an operator input is to the subgraph; chosen by Python when the state is created.
+enum MxtrtRole {
+  MXTRT_UNUSED = 0,    // never read
+  MXTRT_INPUT = 1,     // read at every forward
+  MXTRT_WEIGHT = 2,    // frozen into the engine; any change of its version means new values
+  MXTRT_AUXILIARY = 3  // a weight that MXNet may count as written by this operator itself
+};
+
+typedef struct MxtrtTensor {
+  void* data;            // first element, in host or device memory
+  const int64_t* shape;  // ndim extents
+  uint64_t version;      // grows at each write through MXNet's engine
+  int32_t ndim;
+  int32_t dtype;    // mshadow's type flag: 0 float32, 1 float64, 2 float16, ...
+  int32_t on_gpu;   // 1: device memory of GPU `dev_id`
+  int32_t dev_id;
+} MxtrtTensor;
+
+// Key and value texts, `count` of each.
+typedef struct MxtrtAttrs {
+  const char* const* keys;
+  const char* const* values;
+  int32_t count;
+} MxtrtAttrs;
+
+typedef struct MxtrtCallbacks {
+  uint32_t abi_version;
+  uint32_t struct_size;
+  // Partition a graph: calls mxtrt_set_groups before it returns.
+  int (*decide)(const char* graph_json, const MxtrtAttrs* options);
+  // Make a state for one subgraph: writes its id and one MxtrtRole for each input.
+  int (*create)(const char* subgraph_json, const MxtrtAttrs* attrs, int on_gpu, int dev_id, const uint32_t* const* shapes,
+                const int* ndims, const int* dtypes, int num_inputs, int64_t* state_id, uint8_t* roles);
+  // Run a state. `weights_changed`: the weights must be looked at again before the run.
+  int (*forward)(int64_t state_id, const MxtrtTensor* inputs, int num_inputs, const MxtrtTensor* outputs,
+                 int num_outputs, void* stream, int weights_changed);
+  // Forget a state.
+  int (*destroy)(int64_t state_id);
+} MxtrtCallbacks;
+
+MXTRT_EXPORT int mxtrt_abi_version(void);
+// Sizes of MxtrtTensor, MxtrtAttrs and MxtrtCallbacks, for the check at load time.
+MXTRT_EXPORT void mxtrt_struct_sizes(uint32_t* sizes);
+// Copies the table; NULL takes the callbacks away (interpreter exit), after which forwards fail with a message.
+MXTRT_EXPORT int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks);
+// Stores the text that MXNet shows for the failure of the call in progress on this thread.
+MXTRT_EXPORT void mxtrt_set_error(const char* text);
+// The partition that the next BuildSubgraph pass applies: a group id for each node, -1 for 'stays with MXNet',
+// and the attributes that each new node gets. Copied. With count 0 nothing is taken.
+MXTRT_EXPORT void mxtrt_set_groups(const int32_t* groups, int32_t count, const MxtrtAttrs* node_attrs);
+// How many times Python was called since the library was loaded: a replayed forward makes no call.
+MXTRT_EXPORT uint64_t mxtrt_callback_count(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // MXNET_TRT_PROPERTY_BRIDGE_H_

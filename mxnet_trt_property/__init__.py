@@ -1,0 +1,25 @@
+"""TensorRT for stock Apache MXNet 1.9, as a plugin.
+
+Set `MXNET_SUBGRAPH_BACKEND=TensorRT` and run the program as it is: supported subgraphs run as TensorRT engines on a
+GPU, and as ONNX Runtime sessions where there is none. Nothing needs to be imported; importing this package does what
+the import hook does, for environments where the hook is turned off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mxnet_trt_property import _autoload
+from mxnet_trt_property._version import __version__
+
+__all__ = ["__version__", "reports"]
+
+
+def reports() -> Any:
+    """Returns one record for each TensorRT node alive: label, engine, nodes, builds and forwards so far."""
+    from mxnet_trt_property import session
+
+    return session.reports()
+
+
+_autoload.register()

@@ -1,0 +1,86 @@
+"""Makes MXNET_SUBGRAPH_BACKEND=TensorRT work in unchanged programs: the only module that patches MXNet.
+
+MXNet reads the variable in its C++ executor, where a partitioner of the extension interface is registered but never
+asked (see docs/architecture.md). So the Python functions that bind are wrapped, and each looks at the variable
+at each call, as MXNet does. With the variable unset a wrapper costs one look-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mxnet_trt_property import settings
+
+_lock = threading.Lock()
+_installed = False
+
+
+def install() -> None:
+    """Wraps the functions of the imported mxnet once.
+
+    Raises:
+        ImportError: mxnet cannot be imported.
+    """
+    global _installed
+    with _lock:
+        if _installed:
+            return
+        import mxnet as mx
+        from mxnet.executor import Executor
+
+        symbol = mx.sym.Symbol
+        from mxnet_trt_property import binding  # keeps MXNet's own functions before they are replaced
+
+        symbol.simple_bind = _when_on(symbol.simple_bind, binding.simple_bind)
+        symbol.bind = _when_on(symbol.bind, binding.bind)
+        Executor.reshape = _when_on(Executor.reshape, binding.reshape, also=lambda e: hasattr(e, "tensorrt"))
+        symbol.get_backend_symbol = _for_backend(symbol.get_backend_symbol, binding.get_backend_symbol)
+        symbol.optimize_for = _for_backend(symbol.optimize_for, binding.optimize_for)
+        _installed = True
+
+
+def is_installed() -> bool:
+    """Whether mxnet's functions are wrapped in this process."""
+    return _installed
+
+
+def _when_on(
+    stock: Callable[..., Any],
+    ours: Callable[[Any, Mapping[str, Any]], Any],
+    also: Callable[[Any], bool] = lambda owner: False,
+) -> Callable[..., Any]:
+    """Wraps a method: `ours` gets its arguments by name while the backend is on, or `also` says so of the object."""
+    signature = inspect.signature(stock)
+
+    @functools.wraps(stock)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not settings.backend_is_on() and not also(self):
+            return stock(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)  # a wrong call fails as the stock one does, with TypeError
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        arguments.pop("self")
+        return ours(self, arguments)
+
+    return wrapper
+
+
+def _for_backend(stock: Callable[..., Any], ours: Callable[[Any, Mapping[str, Any]], Any]) -> Callable[..., Any]:
+    """Wraps a method whose argument `backend` names the backend."""
+    signature = inspect.signature(stock)
+
+    @functools.wraps(stock)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        if bound.arguments["backend"] != settings.BACKEND:
+            return stock(self, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        arguments.pop("self")
+        return ours(self, arguments)
+
+    return wrapper

@@ -1,0 +1,80 @@
+"""Shapes and dtypes of every edge of a symbol, by MXNet's own inference.
+
+`Symbol.get_internals()` lists the visible outputs of all nodes; its JSON text has the same nodes in the
+same order as the symbol's own, and its heads say which node and output each one is. So one inference
+over the internals gives one Tensor an Entry, also where two nodes share a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mxnet_trt_property.graph import Entry, Graph, Tensor
+
+Tensors = Mapping[Entry, Tensor]
+
+
+def read_symbol(symbol: Any) -> Graph:
+    """Returns the graph of an `mx.sym.Symbol`."""
+    return Graph.from_json(symbol.tojson())
+
+
+def infer_tensors(
+    symbol: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, Any],
+) -> dict[Entry, Tensor]:
+    """Returns what MXNet infers for each visible output of each node.
+
+    Args:
+        symbol: An `mx.sym.Symbol`.
+        shapes: Known shapes of arguments, by name; may be empty.
+        dtypes: Known dtypes of arguments, by name.
+
+    Raises:
+        mxnet.base.MXNetError: The shapes or dtypes contradict the symbol.
+    """
+    internals = symbol.get_internals()
+    heads = Graph.from_json(internals.tojson()).heads
+    arguments = set(symbol.list_arguments())
+    known = {k: v for k, v in shapes.items() if k in arguments}
+    args, outs, auxs = internals.infer_shape_partial(**known) if known else (None, None, None)
+    found_shapes = _by_entry(internals, heads, args, outs, auxs)
+    types = {k: v for k, v in dtypes.items() if k in arguments}
+    found_types = _by_entry(internals, heads, *_infer_types(internals, types))
+    return {
+        entry: Tensor(
+            shape=_shape(found_shapes.get(entry)),
+            dtype=None if found_types.get(entry) is None else np.dtype(found_types[entry]),
+        )
+        for entry in heads
+    }
+
+
+def _infer_types(internals: Any, types: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Infers dtypes; MXNet's full inference fails on a bare symbol, so the partial one stands behind it."""
+    result: tuple[Any, Any, Any] = internals.infer_type_partial(**types)
+    return result
+
+
+def _by_entry(internals: Any, heads: tuple[Entry, ...], args: Any, outs: Any, auxs: Any) -> dict[Entry, Any]:
+    if outs is None:
+        return {}
+    found = dict(zip(heads, outs))
+    # A variable is its own output; where an output came back unknown the argument list may know it.
+    for names, values in ((internals.list_arguments(), args), (internals.list_auxiliary_states(), auxs)):
+        by_name = dict(zip(names, values or ()))
+        for entry, name in zip(heads, internals.list_outputs()):
+            if found.get(entry) is None and name in by_name:
+                found[entry] = by_name[name]
+    return found
+
+
+def _shape(value: Any) -> Any:
+    """Returns the tuple, or None where any part is unknown (MXNet prints 0 or -1, or gives an empty tuple)."""
+    if value is None or len(value) == 0 or any(d <= 0 for d in value):
+        return None
+    return tuple(int(d) for d in value)

@@ -1,0 +1,294 @@
+"""One TensorRT node's life: shapes -> engine -> run, again when weights change, on the next engine when one fails.
+
+Runs inside MXNet's engine threads. No MXNet call that waits may be made there (it would wait for its own thread), so
+everything works on the subgraph's JSON text and on views of the arrays' memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import logging
+import threading
+import traceback
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+
+from mxnet_trt_property import cuda_driver, native, programs, settings, subgraph
+from mxnet_trt_property.engines import registry as engines
+from mxnet_trt_property.engines.registry import Buffer, Device, Engine, Options, Runner
+from mxnet_trt_property.errors import EngineError, message
+
+_log = logging.getLogger("mxnet_trt_property")
+
+LABEL_ATTRIBUTE = "__tensorrt_name__"
+OPTION_PREFIX = "__tensorrt_option_"
+
+
+class Report(NamedTuple):
+    """What a session did, for tests, `demo` and `explain`."""
+
+    label: str
+    engine: str
+    nodes: int
+    builds: int
+    forwards: int
+
+
+class Session:
+    """The state behind one `_TensorRT` operator state of MXNet."""
+
+    def __init__(self, label: str, graph: subgraph.Subgraph, config: settings.Settings, device: Device) -> None:
+        """Chooses the engines; nothing is built before the first forward.
+
+        Raises:
+            EngineError: No engine can run arrays of `device` on this machine.
+        """
+        self.label = label
+        self.graph = graph
+        self._config = config
+        self._device = device
+        self._options = Options(
+            precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose
+        )
+        choice = engines.choose(config.engine, device)
+        _announce(choice, config, device)
+        self._engines = list(choice.engines)
+        if config.on_error == "raise" and config.engine in choice.reasons:
+            raise EngineError(
+                message(f"{label} cannot run on engine {config.engine}", found=choice.reasons[config.engine])
+            )
+        if not self._engines:
+            raise EngineError(
+                message(
+                    f"No engine can run {label}",
+                    found="; ".join(f"{name}: {reason}" for name, reason in choice.reasons.items()),
+                    required="one usable engine",
+                    next_step="pip install onnxruntime, or unset MXNET_SUBGRAPH_BACKEND",
+                )
+            )
+        self._inputs = [(i, port.shape, port.dtype) for i, port in zip(graph.input_positions, graph.model.inputs)]
+        self._digests: dict[int, bytes] = {}
+        self._entry: Optional[programs.Entry] = None
+        self._runner: Optional[Runner] = None
+        self._builds = 0
+        self._forwards = 0
+
+    @property
+    def report(self) -> Report:
+        """What this session did so far."""
+        engine = self._entry.engine if self._entry is not None else ""
+        nodes = len(set(self.graph.model.node_names.values()))
+        return Report(self.label, engine, nodes, self._builds, self._forwards)
+
+    def forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
+        """Runs the subgraph once.
+
+        Args:
+            inputs: MxtrtTensor array of the node's inputs.
+            outputs: MxtrtTensor array of its outputs.
+            num_outputs: The length of `outputs`.
+            stream: MXNet's CUDA stream for arrays on a GPU, else 0.
+            weights_changed: Whether the weights may hold new values.
+
+        Raises:
+            EngineError: No engine could run the subgraph, or one failed and MXNET_TENSORRT_ON_ERROR is 'raise'.
+        """
+        if weights_changed:
+            self._look_at_weights(inputs, stream)
+        sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
+        targets = [_buffer(outputs[i]) for i in range(num_outputs)]
+        while True:
+            try:
+                if self._runner is None:
+                    self._build(inputs, stream)
+                assert self._runner is not None
+                self._runner.run(sources, targets, stream)
+                self._forwards += 1
+                return
+            except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
+                self._give_up_engine(error)
+
+    def close(self) -> None:
+        """Returns the runner to its program."""
+        if self._entry is not None and self._runner is not None:
+            self._entry.give_back(self._runner)
+        self._entry = self._runner = None
+
+    def _look_at_weights(self, inputs: Any, stream: int) -> None:
+        """Compares the weights with those in the engine, and drops the engine where they differ."""
+        found = {
+            node_id: programs.digest(self._read_weight(inputs[i], stream))
+            for node_id, i in self.graph.weight_positions.items()
+        }
+        if found != self._digests:
+            if self._digests:
+                _log.info("%s: weights have new values; its engine is built again", self.label)
+            self.close()
+            self._digests = found
+
+    def _read_weight(self, tensor: Any, stream: int) -> np.ndarray[Any, Any]:
+        """Returns a weight's values: a view of host memory, or a copy from the GPU made in the stream's order."""
+        buffer = _buffer(tensor)
+        if not tensor.on_gpu:
+            return _view(buffer)
+        values = np.empty(buffer.shape, buffer.dtype)
+        driver = cuda_driver.default()
+        with driver.on_device(self._device.gpu_index):
+            driver.copy_to_host(values.ctypes.data, buffer.address, values.nbytes, stream)
+            driver.synchronize(stream)
+        return values
+
+    def _build(self, inputs: Any, stream: int) -> None:
+        engine = self._engines[0]
+        key = programs.Key(
+            self.graph.structure,
+            tuple(self._digests[node_id] for node_id in self.graph.weight_positions),
+            engine.name,
+            engine.version(),
+            (self._options.precision, self._options.workspace_bytes),
+            self._device,
+        )
+
+        def model() -> bytes:
+            positions = self.graph.weight_positions
+            return self.graph.model.serialize({n: self._read_weight(inputs[i], stream) for n, i in positions.items()})
+
+        self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
+        self._runner = self._entry.take_runner(self._device)
+        if built:
+            self._builds += 1
+            _log.info(
+                "%s: %s engine built in %.2f s, %.1f MB, %d nodes, %s",
+                self.label,
+                engine.name,
+                self._entry.seconds,
+                self._entry.program.size_bytes / 1e6,
+                self.report.nodes,
+                self._config.precision,
+            )
+
+    def _give_up_engine(self, error: Exception) -> None:
+        """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""
+        failed = self._engines[0]
+        self._entry = self._runner = None  # a runner that failed is not given back
+        if self._config.on_error == "raise" or len(self._engines) == 1:
+            raise EngineError(
+                message(
+                    f"{self.label} failed on engine {failed.name}",
+                    found=str(error) or type(error).__name__,
+                    next_step="set MXNET_TENSORRT_EXCLUDE_NODES or MXNET_TENSORRT_EXCLUDE_OPS to leave the nodes to "
+                    "MXNet, MXNET_TENSORRT_ENGINE to another engine, or unset MXNET_SUBGRAPH_BACKEND",
+                )
+            ) from error
+        self._engines.pop(0)
+        _log.warning(
+            "%s\n%s",
+            message(
+                f"{self.label} failed on engine {failed.name}; it goes on with {self._engines[0].name}",
+                found=str(error) or type(error).__name__,
+                next_step=f"set MXNET_TENSORRT_ENGINE={self._engines[0].name} to skip the failing engine, or "
+                "MXNET_TENSORRT_ON_ERROR=raise to stop at the first failure",
+            ),
+            "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip(),
+        )
+
+
+def _buffer(tensor: Any) -> Buffer:
+    shape = tuple(tensor.shape[d] for d in range(tensor.ndim))
+    return Buffer(tensor.data or 0, shape, subgraph.DTYPES[tensor.dtype])
+
+
+def _view(buffer: Buffer) -> np.ndarray[Any, Any]:
+    """Returns an array over memory that MXNet owns and keeps for the length of the forward."""
+    count = int(np.prod(buffer.shape, dtype=np.int64)) * buffer.dtype.itemsize
+    if count == 0:
+        return np.empty(buffer.shape, buffer.dtype)
+    memory = (ctypes.c_char * count).from_address(buffer.address)
+    return np.frombuffer(memory, dtype=buffer.dtype).reshape(buffer.shape)
+
+
+# ---- the table behind the native callbacks ----
+
+_sessions: dict[int, Session] = {}
+_past: dict[str, Report] = {}
+_sessions_lock = threading.Lock()
+_next_id = itertools.count(1)
+_announced: set[str] = set()
+
+
+def create(
+    text: str, attrs: Mapping[str, str], on_gpu: bool, dev_id: int, shapes: list[tuple[int, ...]], dtypes: list[int]
+) -> native.Created:
+    """Makes the session for one operator state; see `native.Handlers.create`."""
+    options = {k[len(OPTION_PREFIX) : -2]: v for k, v in attrs.items() if k.startswith(OPTION_PREFIX)}
+    config = settings.read(options)
+    label = attrs.get(LABEL_ATTRIBUTE, "a TensorRT node")
+    graph = subgraph.read(text, shapes, dtypes, label)
+    device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
+    session = Session(label, graph, config, device)
+    with _sessions_lock:
+        state_id = next(_next_id)
+        _sessions[state_id] = session
+    return native.Created(state_id, graph.roles)
+
+
+def forward(state_id: int, inputs: Any, num_in: int, outputs: Any, num_out: int, stream: int, changed: bool) -> None:
+    """Runs a session; see `native.Handlers.forward`."""
+    _sessions[state_id].forward(inputs, outputs, num_out, stream, changed)
+
+
+def destroy(state_id: int) -> None:
+    """Forgets a session; see `native.Handlers.destroy`."""
+    with _sessions_lock:
+        session = _sessions.pop(state_id, None)
+    if session is not None:
+        _past[session.label] = session.report
+        session.close()
+
+
+def reports() -> tuple[Report, ...]:
+    """Returns what the sessions that are alive did so far, oldest first."""
+    with _sessions_lock:
+        return tuple(s.report for s in _sessions.values())
+
+
+def write_report() -> None:
+    """Writes the report that MXNET_TENSORRT_REPORT asks for: the sessions alive, and of the ended ones the last of
+    each label; does nothing where it is unset."""
+    path = settings.value("REPORT")
+    if path is None:
+        return
+    alive = reports()
+    ended = [r for label, r in _past.items() if label not in {a.label for a in alive}]
+    try:
+        path.write_text(json.dumps([r._asdict() for r in (*ended, *alive)], indent=1) + "\n")
+    except OSError as error:
+        _log.warning(message("The report asked for by MXNET_TENSORRT_REPORT cannot be written", found=str(error)))
+
+
+def _announce(choice: engines.Choice, config: settings.Settings, device: Device) -> None:
+    """Logs once for each outcome which engine was chosen, and why not the others."""
+    chosen = choice.engines[0].name if choice.engines else "none"
+    before = _names_before(choice, config)
+    text = f"engine for arrays on {device.kind}({device.index}): {chosen}"
+    if before:
+        text += "; " + "; ".join(f"not {name}: {choice.reasons[name]}" for name in before)
+    if text in _announced:
+        return
+    _announced.add(text)
+    # A named engine that cannot be had is something the user asked for and does not get.
+    level = logging.INFO if config.engine in ("auto", chosen) else logging.WARNING
+    _log.log(level, "%s", text)
+
+
+def _names_before(choice: engines.Choice, config: settings.Settings) -> list[str]:
+    if config.engine != "auto":
+        return [config.engine] if config.engine in choice.reasons else []
+    return list(choice.reasons)
+
+
+__all__ = ["Engine", "Report", "Session", "create", "destroy", "forward", "reports"]

@@ -1,0 +1,240 @@
+"""Every environment variable of the package in one table, and the one parser that reads them.
+
+The variables are read at each use, as MXNet reads its own: programs set `os.environ` in mid-run. The lower-case
+names without the prefix are the options of `Symbol.optimize_for('TensorRT', ...)` and of `hybridize`; a given
+option goes before the variable.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from mxnet_trt_property.errors import SettingError, message
+
+PREFIX = "MXNET_TENSORRT_"
+BACKEND = "TensorRT"
+BACKEND_VARIABLE = "MXNET_SUBGRAPH_BACKEND"
+OLD_SWITCH = "MXNET_USE_TENSORRT"
+
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+
+_log = logging.getLogger("mxnet_trt_property")
+_warned: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One row of the table.
+
+    Attributes:
+        name: The name after the prefix.
+        kind: "choice", "flag", "integer", "names" (comma-separated) or "path".
+        default: The text that counts when the variable is unset or empty.
+        help: What it does, for the README's table.
+        choices: The valid values of a choice.
+        minimum: The smallest valid integer.
+        unit: The unit of an integer.
+        is_option: Whether it is also an option of optimize_for and hybridize.
+    """
+
+    name: str
+    kind: str
+    default: str
+    help: str
+    choices: tuple[str, ...] = ()
+    minimum: int = 0
+    unit: str = ""
+    is_option: bool = True
+
+    @property
+    def valid(self) -> str:
+        """The valid values in words."""
+        return {
+            "choice": "one of " + ", ".join(self.choices),
+            "flag": "0 or 1",
+            "integer": f"a whole number from {self.minimum} up" + (f" ({self.unit})" if self.unit else ""),
+            "names": "names separated by commas",
+            "path": "a path",
+        }[self.kind]
+
+    def parse(self, text: str, origin: str) -> Any:
+        """Returns the value of `text`; an empty text means the default.
+
+        Args:
+            text: The text to parse.
+            origin: Where it came from, for the message.
+
+        Raises:
+            SettingError: The text is not a valid value.
+        """
+        text = text.strip() or self.default
+        lowered = text.lower()
+        if self.kind == "choice" and lowered in self.choices:
+            return lowered
+        if self.kind == "flag" and lowered in _TRUE + _FALSE:
+            return lowered in _TRUE
+        if self.kind == "integer":
+            try:
+                number = int(text)
+            except ValueError:
+                number = self.minimum - 1
+            if number >= self.minimum:
+                return number
+        if self.kind == "names":
+            return tuple(part.strip() for part in text.split(",") if part.strip())
+        if self.kind == "path":
+            return Path(text).expanduser() if text else None
+        raise SettingError(
+            message(
+                f"{origin} has a value that is not valid",
+                found=repr(text),
+                required=self.valid,
+                next_step=f"set a valid value or unset it (the default is {self.default or 'empty'})",
+            )
+        )
+
+
+VARIABLES = (
+    Variable(
+        "ENGINE",
+        "choice",
+        "auto",
+        "Which library runs the subgraphs. `auto` takes the first usable one in the order of the list.",
+        ("auto", "tensorrt", "tensorrt_rtx", "onnxruntime"),
+    ),
+    Variable(
+        "PRECISION",
+        "choice",
+        "fp32",
+        "The precision that the engine computes in. This version has `fp32` (TensorRT may use TF32 on the GPU).",
+        ("fp32",),
+    ),
+    Variable("EXCLUDE_OPS", "names", "", "Operators (MXNet's names, such as `sigmoid`) that stay with MXNet."),
+    Variable("EXCLUDE_NODES", "names", "", "Nodes, by name, that stay with MXNet."),
+    Variable("MIN_SUBGRAPH_SIZE", "integer", "2", "Subgraphs of fewer operators stay with MXNet.", minimum=1),
+    Variable(
+        "ON_ERROR",
+        "choice",
+        "fallback",
+        "When an engine fails: `fallback` goes on with the next engine and one warning, `raise` gives the error"
+        " to the program.",
+        ("fallback", "raise"),
+    ),
+    Variable("DEVICE", "integer", "0", "The GPU that serves arrays of `mx.cpu()`; arrays of `mx.gpu(i)` use GPU i."),
+    Variable(
+        "WORKSPACE_MB",
+        "integer",
+        "0",
+        "The most scratch memory that a TensorRT engine may use; 0 leaves it to TensorRT.",
+        unit="MiB",
+    ),
+    Variable("VERBOSE", "flag", "0", "Log the engine's own messages too."),
+    Variable(
+        "REPORT",
+        "path",
+        "",
+        "A file that gets, when the program ends, a JSON report of each TensorRT node: engine, operators, builds,"
+        " forwards.",
+        is_option=False,
+    ),
+    Variable(
+        "AUTOLOAD",
+        "flag",
+        "1",
+        "0 turns off the import hook; then `import mxnet_trt_property` does the same job.",
+        is_option=False,
+    ),
+)
+_BY_NAME = {v.name: v for v in VARIABLES}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of one moment; see `VARIABLES` for each field's meaning."""
+
+    engine: str
+    precision: str
+    exclude_ops: tuple[str, ...]
+    exclude_nodes: tuple[str, ...]
+    min_subgraph_size: int
+    on_error: str
+    device: int
+    workspace_mb: int
+    verbose: bool
+
+
+def read(options: Optional[Mapping[str, str]] = None) -> Settings:
+    """Returns the settings of this moment.
+
+    Args:
+        options: Texts of options by lower-case name; they go before the variables.
+
+    Raises:
+        SettingError: A value is not valid, or an option is unknown.
+    """
+    options = options or {}
+    known = {v.name.lower() for v in VARIABLES if v.is_option}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise SettingError(
+            message(
+                "The TensorRT backend was given an option that it does not have",
+                found=", ".join(unknown),
+                required="options out of " + ", ".join(sorted(known)),
+            )
+        )
+    _warn_of_unknown_variables()
+    values = {name: value(name.upper(), options.get(name)) for name in sorted(known)}
+    return Settings(**values)
+
+
+def value(name: str, option: Optional[str] = None) -> Any:
+    """Returns the value of one variable by its name after the prefix; `option` goes before the environment.
+
+    Raises:
+        SettingError: The value is not valid.
+    """
+    variable = _BY_NAME[name]
+    if option is not None:
+        return variable.parse(option, f"option {name.lower()} of the TensorRT backend")
+    return variable.parse(os.environ.get(PREFIX + name, ""), PREFIX + name)
+
+
+def backend_is_on() -> bool:
+    """Whether the program asks for TensorRT now: MXNET_SUBGRAPH_BACKEND, or the switch of MXNet 1.3."""
+    if os.environ.get(BACKEND_VARIABLE) == BACKEND:
+        return True
+    return os.environ.get(OLD_SWITCH, "") in _TRUE and not os.environ.get(BACKEND_VARIABLE)
+
+
+def markdown_table() -> str:
+    """Returns the table of variables for the README."""
+    lines = ["| variable | default | values | what it does |", "|---|---|---|---|"]
+    for v in VARIABLES:
+        default = f"`{v.default}`" if v.default else "empty"
+        lines.append(f"| `{PREFIX}{v.name}` | {default} | {v.valid} | {v.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def _warn_of_unknown_variables() -> None:
+    """Warns once of each variable with our prefix that this version does not have.
+
+    Not an error: programs written for the TensorRT of older MXNet set variables that are gone.
+    """
+    names = {PREFIX + v.name for v in VARIABLES}
+    for key in sorted(set(os.environ) - names - _warned):
+        if key.startswith(PREFIX):
+            _warned.add(key)
+            _log.warning(
+                message(
+                    f"The variable {key} is not one that this version knows; it has no effect",
+                    required="variables out of " + ", ".join(sorted(names)),
+                    next_step="correct its name or unset it",
+                )
+            )
