@@ -1,0 +1,1 @@
+"""The libraries that run subgraphs; see `registry` for what one must offer."""

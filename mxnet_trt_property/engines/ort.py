@@ -1,0 +1,329 @@
+"""ONNX Runtime on the CPU: the engine where there is no GPU, and what the others fall back to.
+
+Inputs and outputs are bound to the addresses of the caller's arrays, so nothing is copied. A binding is made once
+per set of addresses, and a repeated forward only runs it. For arrays on a GPU the runner copies to pinned host
+memory and back on the caller's stream: slow, but a program whose TensorRT engine failed goes on with right results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import math
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+
+from mxnet_trt_property.cuda_driver import CudaError, Driver, default
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
+from mxnet_trt_property.errors import EngineError, message
+
+_log = logging.getLogger("mxnet_trt_property.onnxruntime")
+
+# Executors have one stable set of arrays each; more sets than this means that the arrays move at every call.
+MAX_BINDINGS = 8
+
+_INSTALL = "pip install onnxruntime"
+_SEVERITY_INFO = 1
+_SEVERITY_FATAL = 4  # errors reach the user as exceptions, so that printing them too would say them twice
+_ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16; NumPy has no type object that ONNX Runtime knows
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+# An empty array may have no memory at all, and ONNX Runtime refuses a null pointer.
+_EMPTY = np.zeros(64, np.uint8)
+
+
+class _Tensor(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class OnnxRuntimeEngine:
+    """ONNX Runtime's CPU execution provider.
+
+    Args:
+        driver: The CUDA driver for arrays on a GPU; the process's own by default.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, driver: Optional[Driver] = None) -> None:
+        self._driver = driver or default()
+
+    def version(self) -> str:
+        """Returns ONNX Runtime's version, or "" where it is not installed."""
+        try:
+            return str(_onnxruntime().__version__)
+        except EngineError:
+            return ""
+
+    def unusable(self, device: Device) -> Optional[str]:
+        """Returns why ONNX Runtime cannot run arrays of `device`, or None."""
+        try:
+            _onnxruntime()
+        except EngineError as error:
+            return str(error)
+        if device.kind == "gpu":
+            reason = self._driver.unavailable()
+            if reason is not None:
+                return (
+                    f"ONNX Runtime needs the CUDA driver to copy arrays of mx.gpu({device.index}) to the host: {reason}"
+                )
+        return None
+
+    def build(self, model: bytes, options: Options, device: Device, label: str) -> OnnxRuntimeProgram:
+        """Makes a session of the serialized ONNX `model`.
+
+        Raises:
+            EngineError: ONNX Runtime refused the model, in its own words.
+        """
+        check_precision(self.name, options, label)
+        runtime = _onnxruntime()
+        settings = runtime.SessionOptions()
+        settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        settings.log_severity_level = _SEVERITY_INFO if options.verbose else _SEVERITY_FATAL
+        settings.logid = label
+        threads = _omp_num_threads()
+        if threads:
+            settings.intra_op_num_threads = threads
+        try:
+            session = runtime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exception types share no base of their own
+            raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
+        return OnnxRuntimeProgram(session, len(model), self._driver, label)
+
+
+class OnnxRuntimeProgram:
+    """A session with its weights; ONNX Runtime lets any number of threads run it at once."""
+
+    def __init__(self, session: Any, size_bytes: int, driver: Driver, label: str) -> None:
+        self.size_bytes = size_bytes
+        self._session: Optional[Any] = session
+        self._driver = driver
+        self._label = label
+        self._inputs = [_tensor(value, label) for value in session.get_inputs()]
+        self._outputs = [_tensor(value, label) for value in session.get_outputs()]
+
+    def runner(self, device: Device) -> OnnxRuntimeRunner:
+        """Returns a new runner for arrays on `device`.
+
+        Raises:
+            EngineError: The program is closed, or there is no pinned memory for arrays on a GPU.
+        """
+        if self._session is None:
+            raise EngineError(message(f"The ONNX Runtime program of {self._label} is closed"))
+        runner = OnnxRuntimeRunner(self._session, self._inputs, self._outputs, self._driver, self._label)
+        if device.kind == "gpu":
+            runner.stage(device.gpu_index)
+        return runner
+
+    def close(self) -> None:
+        """Lets go of the session; runners that exist keep it alive."""
+        self._session = None
+
+
+class OnnxRuntimeRunner:
+    """Runs a session on the arrays it is given, in place."""
+
+    def __init__(
+        self,
+        session: Any,
+        inputs: Sequence[_Tensor],
+        outputs: Sequence[_Tensor],
+        driver: Driver,
+        label: str,
+    ) -> None:
+        self._session: Optional[Any] = session
+        self._inputs = inputs
+        self._outputs = outputs
+        self._driver = driver
+        self._staging: Optional[_Staging] = None
+        self._label = label
+        self._bindings: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def stage(self, gpu_index: int) -> None:
+        """Makes the runner take arrays on CUDA device `gpu_index`, by way of pinned memory."""
+        self._staging = _Staging(self._driver, gpu_index, (*self._inputs, *self._outputs), self._lock)
+
+    def run(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int) -> None:
+        """Runs the model; "gpu" buffers are copied through the host and the call waits for `stream`.
+
+        Raises:
+            EngineError: ONNX Runtime failed, in its own words, or the buffers do not fit the model.
+        """
+        with self._lock:
+            staging = self._staging
+            if self._session is None or (staging is not None and staging.freed):
+                raise EngineError(message(f"The ONNX Runtime runner of {self._label} is closed"))
+            if staging is None:
+                self._run(self._session, inputs, outputs)
+                return
+            self._check(inputs, outputs)  # before anything is copied into memory of the model's sizes
+            with self._driver.on_device(staging.gpu_index):
+                host_inputs = staging.fetch(inputs, stream)
+                self._run(self._session, host_inputs, staging.hosts(outputs, len(inputs)))
+                staging.store(outputs, len(inputs), stream)
+
+    def _run(self, session: Any, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        key = (tuple(inputs), tuple(outputs))
+        binding = self._bindings.get(key)
+        if binding is None:
+            binding = self._bind(session, inputs, outputs)
+            self._bindings[key] = binding
+            if len(self._bindings) > MAX_BINDINGS:
+                self._bindings.popitem(last=False)
+        else:
+            self._bindings.move_to_end(key)
+        try:
+            session.run_with_iobinding(binding)
+        except Exception as error:
+            raise _error(f"ONNX Runtime cannot run {self._label}", error) from error
+
+    def _check(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        check_count("inputs", self._label, len(inputs), len(self._inputs))
+        check_count("outputs", self._label, len(outputs), len(self._outputs))
+        for tensor, buffer in zip((*self._inputs, *self._outputs), (*inputs, *outputs)):
+            check_buffer(self._label, tensor.name, buffer, tensor.shape, tensor.dtype)
+
+    def _bind(self, session: Any, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> Any:
+        self._check(inputs, outputs)
+        binding = session.io_binding()
+        for tensor, buffer in zip(self._inputs, inputs):
+            binding.bind_input(tensor.name, "cpu", 0, _element_type(tensor), list(tensor.shape), _address(buffer))
+        for tensor, buffer in zip(self._outputs, outputs):
+            binding.bind_output(tensor.name, "cpu", 0, _element_type(tensor), list(tensor.shape), _address(buffer))
+        return binding
+
+    def close(self) -> None:
+        """Lets go of the session and frees the pinned memory."""
+        with self._lock:
+            self._session = None
+            self._bindings.clear()
+        if self._staging is not None:
+            self._staging.close()
+
+
+class _Staging:
+    """Pinned host memory for each tensor of a model whose arrays lie on a GPU."""
+
+    def __init__(self, driver: Driver, gpu_index: int, tensors: Sequence[_Tensor], lock: threading.Lock) -> None:
+        self.driver = driver
+        self.gpu_index = gpu_index
+        self._addresses: list[int] = []
+        # Also run at exit, when an engine thread may still be running the model: hence the runner's lock.
+        self._finalizer = weakref.finalize(self, _free_pinned, driver, gpu_index, self._addresses, lock)
+        with driver.on_device(gpu_index):
+            for tensor in tensors:
+                nbytes = math.prod(tensor.shape) * _item_bytes(tensor.dtype)
+                self._addresses.append(driver.host_alloc(max(nbytes, 64)))
+
+    @property
+    def freed(self) -> bool:
+        """Whether `close()` was called, or the interpreter is exiting."""
+        return not self._finalizer.alive
+
+    def hosts(self, buffers: Sequence[Buffer], first: int) -> list[Buffer]:
+        """Returns the pinned counterparts of `buffers`, the first of which is tensor number `first`."""
+        return [buffer._replace(address=address) for buffer, address in zip(buffers, self._addresses[first:])]
+
+    def fetch(self, buffers: Sequence[Buffer], stream: int) -> list[Buffer]:
+        """Copies the inputs to the host after all that `stream` has queued, and waits."""
+        hosts = self.hosts(buffers, 0)
+        for buffer, host in zip(buffers, hosts):
+            nbytes = _nbytes(buffer)
+            if nbytes:
+                self.driver.copy_to_host(host.address, buffer.address, nbytes, stream)
+        self.driver.synchronize(stream)
+        return hosts
+
+    def store(self, buffers: Sequence[Buffer], first: int, stream: int) -> None:
+        """Copies the outputs to the device; waits, since the next run may use another stream."""
+        for buffer, host in zip(buffers, self.hosts(buffers, first)):
+            nbytes = _nbytes(buffer)
+            if nbytes:
+                self.driver.copy_to_device(buffer.address, host.address, nbytes, stream)
+        self.driver.synchronize(stream)
+
+    def close(self) -> None:
+        """Frees the memory."""
+        self._finalizer()
+
+
+def _free_pinned(driver: Driver, gpu_index: int, addresses: list[int], lock: threading.Lock) -> None:
+    # Nothing can be done about a driver that is gone already, as at the end of a process.
+    with lock, contextlib.suppress(CudaError), driver.on_device(gpu_index):
+        while addresses:
+            driver.host_free(addresses.pop())
+
+
+def _onnxruntime() -> Any:
+    try:
+        return importlib.import_module("onnxruntime")
+    except Exception as error:  # a broken installation raises more than ImportError
+        raise EngineError(
+            message("ONNX Runtime cannot be imported", found=f"{type(error).__name__}: {error}", next_step=_INSTALL)
+        ) from None
+
+
+def _omp_num_threads() -> int:
+    """Returns OMP_NUM_THREADS, by which MXNet's users limit its threads, or 0 for ONNX Runtime's own choice."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdecimal() else 0
+
+
+def _tensor(value: Any, label: str) -> _Tensor:
+    dtype = _DTYPES.get(value.type)
+    if dtype is None or not all(isinstance(size, int) for size in value.shape):
+        raise EngineError(
+            message(
+                f"ONNX Runtime cannot run {label}: tensor '{value.name}' is of a kind that MXNet has no array for",
+                found=f"{value.type} {value.shape}",
+                required="a static shape and one of " + ", ".join(sorted(_DTYPES.values())),
+            )
+        )
+    return _Tensor(value.name, tuple(value.shape), dtype)
+
+
+def _element_type(tensor: _Tensor) -> Any:
+    return _ONNX_BFLOAT16 if tensor.dtype == "bfloat16" else np.dtype(tensor.dtype).type
+
+
+def _item_bytes(dtype: str) -> int:
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def _nbytes(buffer: Buffer) -> int:
+    return math.prod(buffer.shape) * buffer.dtype.itemsize
+
+
+def _address(buffer: Buffer) -> int:
+    return buffer.address if _nbytes(buffer) else int(_EMPTY.ctypes.data)
+
+
+def _error(what: str, error: Exception) -> EngineError:
+    return EngineError(
+        message(
+            what,
+            found=str(error),
+            next_step="leave the node to MXNet with MXNET_TENSORRT_EXCLUDE_NODES=<its name> or "
+            "MXNET_TENSORRT_EXCLUDE_OPS",
+        )
+    )

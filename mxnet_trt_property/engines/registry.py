@@ -1,0 +1,273 @@
+"""The engines: what one must offer, the order in which they are tried, and why one was not chosen."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, NamedTuple, Optional, Protocol
+
+import numpy as np
+
+from mxnet_trt_property.errors import EngineError, message
+
+_log = logging.getLogger("mxnet_trt_property")
+
+ENTRY_POINT_GROUP = "mxnet_trt_property.engines"
+IMPLEMENTED_PRECISIONS = ("fp32",)
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where MXNet's arrays lie: kind "cpu" or "gpu", and MXNet's device id.
+
+    `gpu_index` is the CUDA device that a GPU engine uses: the array's own for "gpu", the one of
+    MXNET_TENSORRT_DEVICE for "cpu".
+    """
+
+    kind: str
+    index: int
+    gpu_index: int = 0
+
+
+class Buffer(NamedTuple):
+    """A dense array of MXNet's: its address in host memory (kind "cpu") or device memory ("gpu")."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a build depends on besides the model.
+
+    Attributes:
+        precision: "fp32", "fp16", "bf16" or "int8".
+        workspace_bytes: The most scratch memory a TensorRT engine may use; 0 leaves it to TensorRT.
+        verbose: Whether the engine's own messages are logged.
+        extra: Options of third-party engines, by name.
+    """
+
+    precision: str = "fp32"
+    workspace_bytes: int = 0
+    verbose: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """One user's right to run a program: owns the state that two threads must not share."""
+
+    def run(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int) -> None:
+        """Reads `inputs`, writes `outputs`, in the order of the model's inputs and outputs.
+
+        With "cpu" buffers the outputs are written when the call returns. With "gpu" buffers the work is
+        queued on `stream` (a CUstream as an integer). A buffer may have another shape than the model's
+        tensor if it has as many elements of the same type.
+
+        Raises:
+            EngineError: The engine failed, the buffers do not fit the model, or the runner is closed.
+        """
+
+    def close(self) -> None:
+        """Frees what the runner owns; happens by itself when the runner is collected. May be repeated."""
+
+
+class Program(Protocol):
+    """A built engine with its weights, shared by all who run the same subgraph with them."""
+
+    size_bytes: int
+
+    def runner(self, device: Device) -> Runner:
+        """Returns a new runner for arrays on `device`; several may run at once, each on its own thread.
+
+        Raises:
+            EngineError: The engine cannot be loaded on that device.
+        """
+
+    def close(self) -> None:
+        """Frees what the program owns; runners that exist keep working. May be repeated."""
+
+
+class Engine(Protocol):
+    """An accelerator library that builds ONNX models."""
+
+    name: str
+
+    def version(self) -> str:
+        """Returns the library's version, or "" where it is not installed."""
+
+    def unusable(self, device: Device) -> Optional[str]:
+        """Returns why this engine cannot run arrays of `device` on this machine, or None.
+
+        The reason ends with what to do about it.
+        """
+
+    def build(self, model: bytes, options: Options, device: Device, label: str) -> Program:
+        """Builds the serialized ONNX `model`; `label` names the subgraph in messages.
+
+        Raises:
+            EngineError: The parser refused a node or the build failed, in the library's own words.
+        """
+
+
+class Choice(NamedTuple):
+    """The engines to try for a subgraph, best first, and why each of the others was left out."""
+
+    engines: tuple[Engine, ...]
+    reasons: Mapping[str, str]
+
+
+_FACTORIES: dict[str, Callable[[], Engine]] = {}
+_LOADED: dict[str, Engine] = {}
+
+
+def register(name: str, factory: Callable[[], Engine]) -> None:
+    """Adds an engine after those registered before it.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if name in _FACTORIES:
+        raise ValueError(f"an engine named '{name}' is registered already")
+    _FACTORIES[name] = factory
+
+
+def _tensorrt() -> Engine:
+    from mxnet_trt_property.engines.trt import TensorRTEngine
+
+    return TensorRTEngine("tensorrt", "tensorrt")
+
+
+def _tensorrt_rtx() -> Engine:
+    from mxnet_trt_property.engines.trt import TensorRTEngine
+
+    return TensorRTEngine("tensorrt_rtx", "tensorrt_rtx")
+
+
+def _onnxruntime() -> Engine:
+    from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine()
+
+
+register("tensorrt", _tensorrt)
+register("tensorrt_rtx", _tensorrt_rtx)
+register("onnxruntime", _onnxruntime)
+_third_party_loaded = False
+
+
+def _entry_points() -> Sequence[metadata.EntryPoint]:
+    points: Any = metadata.entry_points()
+    if hasattr(points, "select"):
+        return tuple(points.select(group=ENTRY_POINT_GROUP))
+    return tuple(points.get(ENTRY_POINT_GROUP, ()))  # Python 3.9 has only the dictionary interface
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all engines in the order of preference, third-party ones last."""
+    global _third_party_loaded
+    if not _third_party_loaded:
+        _third_party_loaded = True
+        for point in _entry_points():
+            if point.name in _FACTORIES:
+                _log.warning("entry point %s (%s) is ignored: the engine name is taken", point.name, ENTRY_POINT_GROUP)
+            else:
+                # Loaded at first use: a broken third-party package must not stop the other engines.
+                register(point.name, lambda point=point: point.load()())  # type: ignore[misc]
+    return tuple(_FACTORIES)
+
+
+def get(name: str) -> Engine:
+    """Returns the engine called `name`.
+
+    Raises:
+        EngineError: No engine has that name.
+    """
+    known = names()
+    if name not in known:
+        raise EngineError(message(f"There is no engine '{name}'", required="one of " + ", ".join(known)))
+    if name not in _LOADED:
+        _LOADED[name] = _FACTORIES[name]()
+    return _LOADED[name]
+
+
+def choose(wanted: str, device: Device) -> Choice:
+    """Returns the engines to try for arrays on `device`.
+
+    Args:
+        wanted: An engine's name, or "auto" for every usable one in the order of preference. A named engine
+            comes first and the other usable ones follow it, for when it fails.
+        device: Where the arrays lie.
+
+    Raises:
+        EngineError: No engine is called `wanted`.
+    """
+    known = names()
+    if wanted != "auto":
+        get(wanted)
+    order = known if wanted == "auto" else (wanted, *(n for n in known if n != wanted))
+    usable: list[Engine] = []
+    reasons: dict[str, str] = {}
+    for name in order:
+        try:
+            engine = get(name)
+            reason = engine.unusable(device)
+        except Exception as error:  # a fault in one engine must leave the others to run the program
+            reason = message(
+                f"Engine '{name}' cannot be asked",
+                found=f"{type(error).__name__}: {error}",
+                next_step=f"reinstall the package that provides '{name}'",
+            )
+            _log.debug("engine %s: %s", name, reason, exc_info=True)
+        if reason is None:
+            usable.append(engine)
+        else:
+            reasons[name] = reason
+    return Choice(tuple(usable), reasons)
+
+
+def check_precision(engine: str, options: Options, label: str) -> None:
+    """Refuses a precision that no engine of this version offers.
+
+    Raises:
+        EngineError: The precision is not fp32.
+    """
+    if options.precision not in IMPLEMENTED_PRECISIONS:
+        raise EngineError(
+            message(
+                f"Engine '{engine}' cannot build {label}: this precision is not implemented in this version",
+                found=options.precision,
+                required="one of " + ", ".join(IMPLEMENTED_PRECISIONS),
+                next_step="unset MXNET_TENSORRT_PRECISION, or set it to fp32",
+            )
+        )
+
+
+def check_count(what: str, label: str, found: int, required: int) -> None:
+    """Refuses a run with another number of buffers than the model has.
+
+    Raises:
+        EngineError: The numbers differ.
+    """
+    if found != required:
+        raise EngineError(message(f"{label}: wrong number of {what}", found=str(found), required=str(required)))
+
+
+def check_buffer(label: str, name: str, buffer: Buffer, shape: Sequence[int], dtype: str) -> None:
+    """Refuses a buffer that does not hold what the model's tensor `name` holds.
+
+    Raises:
+        EngineError: Element type or number of elements differ.
+    """
+    if buffer.dtype.name != dtype or math.prod(buffer.shape) != math.prod(shape):
+        raise EngineError(
+            message(
+                f"{label}: the array for tensor '{name}' does not fit the engine",
+                found=f"{buffer.dtype.name} {tuple(buffer.shape)}",
+                required=f"{dtype} {tuple(shape)}",
+                next_step="keep this subgraph on another engine, or in MXNet with MXNET_TENSORRT_EXCLUDE_NODES",
+            )
+        )

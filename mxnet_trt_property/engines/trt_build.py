@@ -1,0 +1,360 @@
+"""TensorRT's Python bindings: importing them, their messages, and ONNX model -> serialized engine.
+
+`tensorrt` and `tensorrt_rtx` have one API, so that one path serves both; what a version lacks is looked up, not
+assumed. Nothing here needs a GPU with TensorRT-RTX: with no compute capability set it builds an engine for every GPU
+from Ampere on, ahead of time, and the GPU's own code is made when the engine is first loaded there.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes
+import importlib
+import itertools
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
+
+from mxnet_trt_property.errors import EngineError, message
+
+_EXTRAS = {"tensorrt": "tensorrt-cu12", "tensorrt_rtx": "rtx-cu12"}
+_TITLES = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+# A message log for the words of a failed call: long enough for a parser's list, short enough to keep for ever.
+_KEPT_MESSAGES = 64
+# Names of TensorRT's DataType members for what MXNet has arrays of.
+_DTYPES = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+    "UINT8": "uint8",
+}
+
+
+class TensorSpec(NamedTuple):
+    """One input or output of a model; `dtype` is NumPy's name for the element type."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Plan(NamedTuple):
+    """A serialized engine, with the model's inputs and outputs in the model's order."""
+
+    data: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Library:
+    """One of the two bindings modules, imported at first use.
+
+    Use `library()` to get one: TensorRT reports to the first logger of a process only, so that a module must not
+    have two.
+
+    Args:
+        module: The module to import, "tensorrt" or "tensorrt_rtx" (or another with the same API).
+    """
+
+    def __init__(self, module: str) -> None:
+        self.title = _TITLES.get(module, module)
+        self._module_name = module
+        self._module: Optional[Any] = None
+        self._logger: Optional[Any] = None
+        self._import_lock = threading.Lock()
+        self._build_lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._errors: collections.deque[tuple[int, str]] = collections.deque(maxlen=_KEPT_MESSAGES)
+        self.verbose = False
+
+    def module(self) -> Any:
+        """Returns the bindings module.
+
+        Raises:
+            EngineError: It cannot be imported; says what to install.
+        """
+        module = self._module
+        if module is None:
+            with self._import_lock:
+                module = self._module
+                if module is None:
+                    module = self._import()
+                    self._logger = self._make_logger(module)
+                    self._module = module
+        return module
+
+    def _import(self) -> Any:
+        found = ""
+        # The top module of TensorRT-RTX comes in a source distribution that only re-exports the bindings'.
+        for candidate in (self._module_name, self._module_name + "_bindings"):
+            try:
+                module = importlib.import_module(candidate)
+                if hasattr(module, "Builder"):
+                    return module
+                found = found or f"module {candidate} without a Builder"
+            except Exception as error:  # a missing CUDA library raises other errors than ImportError
+                found = found or f"{type(error).__name__}: {error}"
+        extra = _EXTRAS.get(self._module_name)
+        step = f'pip install "mxnet-trt-property[{extra}]"' if extra else f"install {self._module_name}"
+        raise EngineError(message(f"{self.title} cannot be imported", found=found, next_step=step))
+
+    @property
+    def version(self) -> str:
+        """The library's version, or "" where it is not installed."""
+        try:
+            return str(self.module().__version__)
+        except EngineError:
+            return ""
+
+    @property
+    def full_name(self) -> str:
+        """The library's name and version, for messages."""
+        return f"{self.title} {self.version}".strip()
+
+    # -- messages ------------------------------------------------------------------------------
+
+    @property
+    def logger(self) -> Any:
+        """The ILogger that all of the library's objects are made with."""
+        self.module()
+        return self._logger
+
+    def _make_logger(self, trt: Any) -> Any:
+        log = logging.getLogger(f"mxnet_trt_property.{self._module_name}")
+        severity = trt.ILogger.Severity
+        errors = (severity.ERROR, severity.INTERNAL_ERROR)
+        # Errors are kept and raised by whoever made the call; without `verbose` the log has them for debugging only.
+        levels = {severity.VERBOSE: logging.DEBUG, severity.INFO: logging.INFO, severity.WARNING: logging.WARNING}
+        library = self
+
+        class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is only known at run time
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, level: Any, text: str) -> None:
+                if level in errors:
+                    library._errors.append((next(library._numbers), text))
+                if library.verbose:
+                    log.log(levels.get(level, logging.ERROR), "%s", text)
+                elif level is not severity.VERBOSE and log.isEnabledFor(logging.DEBUG):
+                    log.debug("%s", text)
+
+        logger = Logger()
+        # The library keeps a pointer to the first logger it sees for as long as it is loaded, so this object must
+        # outlive even the module's teardown at exit.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(logger))
+        return logger
+
+    def mark(self) -> int:
+        """Returns a position in the library's messages, for `words()`."""
+        return next(self._numbers)
+
+    def words(self, mark: int) -> str:
+        """Returns the errors that the library reported after `mark`; those of another thread may be among them."""
+        texts = (" ".join(text.split()) for number, text in tuple(self._errors) if number > mark)
+        return "; ".join(dict.fromkeys(texts)) or "no message of the library's"
+
+    # -- building ------------------------------------------------------------------------------
+
+    def strongly_typed(self) -> int:
+        """Returns the flags of a network whose types are those of the model, in any version."""
+        flag = getattr(self.module().NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+        return 0 if flag is None else 1 << int(flag)
+
+    def build(
+        self, model: bytes, label: str, workspace_bytes: int = 0, compute_capabilities: Sequence[str] = ()
+    ) -> Plan:
+        """Builds the serialized ONNX `model`.
+
+        Args:
+            model: The ONNX model.
+            label: What the model is, in messages.
+            workspace_bytes: The most scratch memory of the engine; 0 leaves it to the library.
+            compute_capabilities: The GPUs to build for, such as "8.6" (TensorRT-RTX); empty for its default.
+
+        Raises:
+            EngineError: The parser refused nodes, or the build failed.
+        """
+        trt = self.module()
+        with self._build_lock:  # builders share the logger: one at a time keeps each one's words apart
+            mark = self.mark()
+            what = f"{self.full_name} cannot build {label}"
+            try:
+                builder = trt.Builder(self.logger)
+            except Exception as error:  # the bindings turn a null pointer into a TypeError or RuntimeError
+                raise _error(what, f"{error} ({self.words(mark)})") from error
+            network = builder.create_network(self.strongly_typed())
+            parser = trt.OnnxParser(network, self.logger)
+            if not parser.parse(model):
+                raise _error(what, _parser_words(parser) or self.words(mark))
+            config = builder.create_builder_config()
+            if workspace_bytes:
+                config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+            self._target(config, compute_capabilities)
+            # Names and order are taken from the network: the engine may drop or reorder them.
+            inputs = tuple(_spec(network.get_input(i), label) for i in range(network.num_inputs))
+            outputs = tuple(_spec(network.get_output(i), label) for i in range(network.num_outputs))
+            data = builder.build_serialized_network(network, config)
+            if data is None:
+                raise _error(what, self.words(mark))
+            return Plan(bytes(data), inputs, outputs)
+
+    def build_probe(self, compute_capabilities: Sequence[str] = ()) -> bytes:
+        """Returns the serialized engine of the smallest network, to ask a GPU whether it is accepted.
+
+        Raises:
+            EngineError: The build failed.
+        """
+        trt = self.module()
+        with self._build_lock:
+            mark = self.mark()
+            try:
+                builder = trt.Builder(self.logger)
+                network = builder.create_network(self.strongly_typed())
+                data = network.add_input("x", trt.DataType.FLOAT, (1, 8))
+                result = network.add_activation(data, trt.ActivationType.RELU).get_output(0)
+                network.mark_output(result)
+                config = builder.create_builder_config()
+                self._target(config, compute_capabilities)
+                plan = builder.build_serialized_network(network, config)
+            except Exception as error:
+                raise EngineError(f"{error} ({self.words(mark)})") from error
+            if plan is None:
+                raise EngineError(self.words(mark))
+            return bytes(plan)
+
+    def _target(self, config: Any, compute_capabilities: Sequence[str]) -> None:
+        """Sets the GPUs to build for.
+
+        Raises:
+            EngineError: The library does not know one of them, or cannot build for another GPU at all.
+        """
+        if not compute_capabilities:
+            return
+        known = getattr(self.module(), "ComputeCapability", None)
+        if known is not None:
+            config.num_compute_capabilities = len(compute_capabilities)
+        for index, text in enumerate(compute_capabilities):
+            value = getattr(known, "SM" + text.replace(".", ""), None)
+            if value is None or not config.set_compute_capability(value, index):
+                members = [n for n in getattr(known, "__members__", ()) if n.startswith("SM")]
+                targets = ", ".join(f"{n[2:-1]}.{n[-1]}" for n in members)
+                raise EngineError(
+                    message(
+                        f"{self.full_name} cannot build for compute capability {text}",
+                        required=f"one of {targets}" if targets else "none: it builds for the GPU it runs on",
+                    )
+                )
+
+    def load(self, plan: bytes, what: str) -> tuple[Any, Any]:
+        """Returns the runtime and the engine of `plan`, on the device that is current.
+
+        Raises:
+            EngineError: The library refused the engine or the GPU.
+        """
+        trt = self.module()
+        mark = self.mark()
+        runtime = engine = None
+        try:
+            runtime = trt.Runtime(self.logger)
+            engine = runtime.deserialize_cuda_engine(plan)
+        except Exception as error:
+            raise EngineError(message(what, found=f"{error} ({self.words(mark)})")) from error
+        if engine is None:
+            raise EngineError(message(what, found=self.words(mark) + self._diagnostics(trt, runtime, plan)))
+        return runtime, engine
+
+    def try_out(self, plan: bytes) -> None:
+        """Loads `plan` on the device that is current, makes an execution context, and drops both.
+
+        Raises:
+            EngineError: One of the two failed.
+        """
+        runtime = engine = context = None
+        try:
+            runtime, engine = self.load(plan, "loading an engine of one node")
+            context = self.context(engine, "making an execution context for an engine of one node")
+        finally:
+            # In this order, and now: a traceback would keep them until another device is current.
+            del context, engine, runtime
+
+    @staticmethod
+    def _diagnostics(trt: Any, runtime: Any, plan: bytes) -> str:
+        """Returns why TensorRT-RTX calls an engine invalid on the current GPU, where it can say so."""
+        try:
+            _, bits = runtime.get_engine_validity(plan[: runtime.engine_header_size])
+            members = trt.EngineInvalidityDiagnostics.__members__
+            names = [name for name, value in members.items() if int(bits) & int(value)]
+        except Exception:  # an explanation of an error must not raise another one
+            return ""
+        return f" ({', '.join(names)})" if names else ""
+
+    def context(self, engine: Any, what: str) -> Any:
+        """Returns a new execution context of `engine`.
+
+        Raises:
+            EngineError: It cannot be made, for lack of memory for instance.
+        """
+        mark = self.mark()
+        try:
+            context = engine.create_execution_context()
+        except Exception as error:
+            raise EngineError(message(what, found=f"{error} ({self.words(mark)})")) from error
+        if context is None:
+            raise EngineError(message(what, found=self.words(mark)))
+        return context
+
+
+_libraries: dict[str, Library] = {}
+
+
+def library(module: str) -> Library:
+    """Returns the process's one Library for a bindings module."""
+    return _libraries.setdefault(module, Library(module))
+
+
+def numpy_dtype(trt_dtype: Any) -> str:
+    """Returns NumPy's name of a TensorRT element type, or TensorRT's own where NumPy has none."""
+    return _DTYPES.get(trt_dtype.name, str(trt_dtype.name))
+
+
+def _spec(tensor: Any, label: str) -> TensorSpec:
+    shape = tuple(int(size) for size in tensor.shape)
+    if any(size < 0 for size in shape):
+        raise EngineError(
+            message(f"{label}: tensor '{tensor.name}' has no static shape", found=str(shape), required="sizes >= 0")
+        )
+    return TensorSpec(str(tensor.name), shape, numpy_dtype(tensor.dtype))
+
+
+def _parser_words(parser: Any) -> str:
+    """Returns all that the parser has to say: node, operator, code and description of each error."""
+    texts = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        operator, name = _ask(error, "node_operator"), _ask(error, "node_name")
+        place = f"node '{name}' ({operator})" if operator or name else "the model"
+        code = str(error.code()).rpartition(".")[2]
+        texts.append(f"{place}: {' '.join(error.desc().split())} [{code}, {error.func()}:{error.line()}]")
+    return "; ".join(texts)
+
+
+def _ask(error: Any, attribute: str) -> str:
+    method = getattr(error, attribute, None)  # TensorRT 8 has none of these
+    return str(method()) if method is not None else ""
+
+
+def _error(what: str, found: str) -> EngineError:
+    return EngineError(
+        message(
+            what,
+            found=found,
+            next_step="leave the node to MXNet with MXNET_TENSORRT_EXCLUDE_NODES=<its name> or "
+            "MXNET_TENSORRT_EXCLUDE_OPS, or set MXNET_TENSORRT_ENGINE=onnxruntime",
+        )
+    )

@@ -1,0 +1,324 @@
+"""Running a TensorRT engine: the engine on each device, execution contexts, buffers, copies.
+
+A run has three parts, so that the middle one can be captured in a CUDA graph and replayed without Python:
+
+    prepare(inputs, outputs)   checks the arrays and gives their addresses to the execution context
+    enqueue(stream)            queues copies and the engine on a stream; same addresses every time, no waiting
+    run                        prepare, stage in, enqueue, and for arrays in host memory: wait, stage out
+
+"cpu" arrays go through pinned memory and device memory that the runner owns. "gpu" arrays are read and written in
+place; one that is not aligned as TensorRT demands (a slice) goes through device memory of the runner's.
+
+Limits: TensorRT has no float64, and its parser silently turns such a model into float32; that is caught by
+comparing element types in `prepare()`. int8, int32, int64, uint8 and bool arrays have the same layout on both sides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import math
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from mxnet_trt_property.cuda_driver import CudaError, Driver
+from mxnet_trt_property.engines.registry import Buffer, Device, check_buffer, check_count
+from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
+from mxnet_trt_property.errors import EngineError, message
+
+ALIGNMENT = 256  # of addresses given to TensorRT, in bytes
+_ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "int64": 8, "bool": 1, "uint8": 1}
+
+
+class TensorRTProgram:
+    """A serialized engine, and the engines made of it on each device it is used on."""
+
+    def __init__(self, library: Library, driver: Driver, plan: Plan, label: str) -> None:
+        self.size_bytes = len(plan.data)
+        self.plan = plan
+        self._library = library
+        self._driver = driver
+        self._label = label
+        self._lock = threading.Lock()
+        self._engines: dict[int, _LoadedEngine] = {}
+        self._finalizer = weakref.finalize(self, _close_all, self._engines)
+
+    def load(self, gpu_index: int) -> _LoadedEngine:
+        """Returns the engine on CUDA device `gpu_index`, loading it the first time.
+
+        Raises:
+            EngineError: The library or the device refused it, or the program is closed.
+        """
+        with self._lock:
+            if not self._finalizer.alive:
+                raise EngineError(message(f"The {self._library.title} program of {self._label} is closed"))
+            loaded = self._engines.get(gpu_index)
+            if loaded is None:
+                loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label)
+                self._engines[gpu_index] = loaded
+            return loaded
+
+    def runner(self, device: Device) -> TensorRTRunner:
+        """Returns a new runner with an execution context, a stream and buffers of its own.
+
+        Raises:
+            EngineError: The engine cannot be loaded on the device, or there is not enough memory.
+        """
+        return TensorRTRunner(self.load(device.gpu_index), device.kind == "cpu")
+
+    def close(self) -> None:
+        """Unloads the engine from all devices; one that a runner still uses goes with that runner."""
+        with self._lock:
+            self._finalizer()
+
+
+class _LoadedEngine:
+    """An engine on one device, and how its tensors map to the model's inputs and outputs."""
+
+    def __init__(self, library: Library, driver: Driver, plan: Plan, gpu_index: int, label: str) -> None:
+        self.library = library
+        self.driver = driver
+        self.gpu_index = gpu_index
+        self.label = label
+        self.inputs = plan.inputs
+        self.outputs = plan.outputs
+        what = f"{library.full_name} cannot load the engine of {label} on GPU {gpu_index}"
+        with driver.on_device(gpu_index):
+            self.runtime, self.engine = library.load(plan.data, what)
+            try:
+                self.bound = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
+                for spec in (*plan.inputs, *plan.outputs):
+                    self._check(spec, spec in plan.outputs)
+            except BaseException:
+                self.close()
+                raise
+
+    def _check(self, spec: TensorSpec, is_output: bool) -> None:
+        if spec.name not in self.bound:
+            if is_output:
+                raise EngineError(message(f"{self.label}: the engine has no output '{spec.name}'"))
+            return  # nothing reads this input, so the library dropped it
+        dtype = numpy_dtype(self.engine.get_tensor_dtype(spec.name))
+        location = self.engine.get_tensor_location(spec.name).name
+        if dtype != spec.dtype or dtype not in _ITEM_BYTES or location != "DEVICE":
+            raise EngineError(
+                message(
+                    f"{self.label}: tensor '{spec.name}' of the engine is of a kind that cannot be given an array",
+                    found=f"{dtype} in {location.lower()} memory",
+                    required=f"{spec.dtype}, one of {', '.join(_ITEM_BYTES)}, in device memory",
+                )
+            )
+
+    def close(self) -> None:
+        """Drops the engine; execution contexts that exist keep it alive."""
+        with contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
+            self.engine = None
+            self.runtime = None
+
+
+def _close_all(engines: dict[int, _LoadedEngine]) -> None:
+    while engines:
+        engines.popitem()[1].close()
+
+
+@dataclass
+class Slot:
+    """One tensor of a runner: where the caller's array is, and what the engine uses in its place.
+
+    Attributes:
+        spec: The tensor.
+        is_input: Whether the engine reads it.
+        bound: Whether the engine has this tensor (it drops an input that nothing reads).
+        nbytes: Its size.
+        array: The caller's array: a host address ("cpu") or a device address ("gpu").
+        pinned: The runner's pinned host memory, or 0.
+        own: The runner's device memory, or 0.
+        given: The device address that the execution context has, or 0.
+    """
+
+    spec: TensorSpec
+    is_input: bool
+    bound: bool
+    nbytes: int
+    array: int = 0
+    pinned: int = 0
+    own: int = 0
+    given: int = 0
+
+
+class _Resources:
+    """What a runner must give back: freed once, in the right context, also at interpreter exit."""
+
+    def __init__(self, engine: _LoadedEngine) -> None:
+        self.lock = threading.Lock()  # held by a run, so that closing waits for it
+        self.driver = engine.driver
+        self.gpu_index = engine.gpu_index
+        self.context: Optional[Any] = None
+        self.stream = 0
+        self.device_memory: list[int] = []
+        self.pinned_memory: list[int] = []
+
+    def close(self) -> None:
+        # A driver that is gone, as at the very end of a process, has freed everything itself.
+        with self.lock, contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
+            with contextlib.suppress(CudaError):  # a failed kernel must not keep the rest from being freed
+                # All streams of the device: the last run may be under way on a caller's stream, and that stream
+                # may have been destroyed since, so it cannot be asked.
+                self.driver.synchronize_device()
+            self.context = None
+            while self.device_memory:
+                self.driver.free(self.device_memory.pop())
+            while self.pinned_memory:
+                self.driver.host_free(self.pinned_memory.pop())
+            if self.stream:
+                stream, self.stream = self.stream, 0
+                self.driver.stream_destroy(stream)
+
+
+class TensorRTRunner:
+    """An execution context with its stream and buffers; one thread at a time runs it.
+
+    Attributes:
+        slots: The tensors in the order of the model's inputs, then outputs.
+    """
+
+    def __init__(self, engine: _LoadedEngine, host_arrays: bool) -> None:
+        self._engine = engine
+        self._driver = engine.driver
+        self._host_arrays = host_arrays
+        self._resources = _Resources(engine)
+        self._finalizer = weakref.finalize(self, self._resources.close)
+        self._prepared: Optional[tuple[Any, Any]] = None
+        self.slots = [self._slot(spec, True) for spec in engine.inputs]
+        self.slots += [self._slot(spec, False) for spec in engine.outputs]
+        try:
+            with self._driver.on_device(engine.gpu_index):
+                self._allocate()
+        except BaseException:
+            self.close()
+            raise
+
+    def _slot(self, spec: TensorSpec, is_input: bool) -> Slot:
+        return Slot(spec, is_input, spec.name in self._engine.bound, math.prod(spec.shape) * _ITEM_BYTES[spec.dtype])
+
+    def _allocate(self) -> None:
+        resources, engine = self._resources, self._engine
+        what = f"{engine.library.full_name} cannot make an execution context for {engine.label}"
+        resources.context = engine.library.context(engine.engine, what)
+        if not self._host_arrays:
+            return
+        resources.stream = self._driver.stream_create()
+        for slot in self.slots:
+            if not slot.bound:
+                continue
+            self._own(slot)
+            self._give(slot, slot.own)
+            if slot.nbytes:
+                slot.pinned = self._driver.host_alloc(slot.nbytes)
+                resources.pinned_memory.append(slot.pinned)
+
+    def _own(self, slot: Slot) -> int:
+        """Returns device memory of the runner's for `slot`; an empty tensor gets some too, as null is refused."""
+        if not slot.own:
+            slot.own = self._driver.malloc(max(slot.nbytes, ALIGNMENT))
+            self._resources.device_memory.append(slot.own)
+        return slot.own
+
+    def _give(self, slot: Slot, address: int) -> None:
+        """Tells the execution context where a tensor is."""
+        if slot.given == address:
+            return
+        context = self._resources.context
+        mark = self._engine.library.mark()
+        if context is None or not context.set_tensor_address(slot.spec.name, address):
+            found = self._engine.library.words(mark)
+            raise EngineError(message(f"{self._engine.label}: no address for tensor '{slot.spec.name}'", found=found))
+        slot.given = address
+
+    @property
+    def stream(self) -> int:
+        """The runner's own stream, on which arrays in host memory are copied and computed; 0 for "gpu" arrays."""
+        return self._resources.stream
+
+    def prepare(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
+        """Checks the arrays and gives their addresses to the execution context; cheap if they are the last ones.
+
+        Raises:
+            EngineError: The arrays do not fit the engine.
+        """
+        arrays = (tuple(inputs), tuple(outputs))
+        if arrays == self._prepared:
+            return
+        self._prepared = None
+        engine = self._engine
+        check_count("inputs", engine.label, len(inputs), len(engine.inputs))
+        check_count("outputs", engine.label, len(outputs), len(engine.outputs))
+        for slot, buffer in zip(self.slots, (*inputs, *outputs)):
+            check_buffer(engine.label, slot.spec.name, buffer, slot.spec.shape, slot.spec.dtype)
+            slot.array = buffer.address
+            if slot.bound and not self._host_arrays:
+                in_place = slot.nbytes > 0 and slot.array % ALIGNMENT == 0
+                self._give(slot, slot.array if in_place else self._own(slot))
+        self._prepared = arrays
+
+    def enqueue(self, stream: int) -> None:
+        """Queues one inference on `stream`: copies in, the engine, copies out.
+
+        Waits for nothing and uses the same addresses until the next `prepare()` with other arrays, so that it
+        can be captured. The device must be current.
+
+        Raises:
+            EngineError: The library or the driver refused.
+        """
+        for slot in self.slots:
+            if slot.is_input and slot.own and slot.nbytes:
+                if self._host_arrays:
+                    self._driver.copy_to_device(slot.own, slot.pinned, slot.nbytes, stream)
+                elif slot.given == slot.own:
+                    self._driver.copy_on_device(slot.own, slot.array, slot.nbytes, stream)
+        context, library = self._resources.context, self._engine.library
+        mark = library.mark()
+        if context is None or not context.execute_async_v3(stream):
+            raise EngineError(
+                message(
+                    f"{library.full_name} cannot run {self._engine.label}",
+                    found=library.words(mark),
+                    next_step="set MXNET_TENSORRT_ENGINE=onnxruntime to run without TensorRT",
+                )
+            )
+        for slot in self.slots:
+            if not slot.is_input and slot.own and slot.nbytes:
+                if self._host_arrays:
+                    self._driver.copy_to_host(slot.pinned, slot.own, slot.nbytes, stream)
+                elif slot.given == slot.own:
+                    self._driver.copy_on_device(slot.array, slot.own, slot.nbytes, stream)
+
+    def run(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int) -> None:
+        """Runs the engine; see `Runner.run`. The current context of the calling thread is left as it was.
+
+        Raises:
+            EngineError: The engine failed, the arrays do not fit, or the runner is closed.
+        """
+        with self._resources.lock:
+            if not self._finalizer.alive:
+                raise EngineError(message(f"The {self._engine.library.title} runner of {self._engine.label} is closed"))
+            with self._driver.on_device(self._engine.gpu_index):
+                self.prepare(inputs, outputs)
+                if not self._host_arrays:
+                    self.enqueue(stream)
+                    return
+                for slot in self.slots:
+                    if slot.is_input and slot.pinned:
+                        ctypes.memmove(slot.pinned, slot.array, slot.nbytes)
+                self.enqueue(self.stream)
+                self._driver.synchronize(self.stream)
+                for slot in self.slots:
+                    if not slot.is_input and slot.pinned:
+                        ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
+
+    def close(self) -> None:
+        """Waits for a run under way, then frees context, stream and memory."""
+        self._finalizer()

@@ -1,0 +1,84 @@
+"""Fixtures of the engine tests: a fake CUDA driver, a fake TensorRT."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mxnet_trt_property import cuda_driver
+from mxnet_trt_property.cuda_driver import Driver
+from mxnet_trt_property.engines import trt
+from tests.engines import fake_tensorrt
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips `gpu` tests, with the driver's own reason, where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    reason = cuda_driver.default().unavailable() if marked else None
+    for item in marked:
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled fake CUDA driver with two devices."""
+    compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C compiler to build the fake CUDA driver with")
+    target = tmp_path_factory.mktemp("cuda") / "libfakecuda.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, HERE / "fake_cuda.c"], check=True)
+    return target
+
+
+class FakeCuda(NamedTuple):
+    """The fake driver, and what it counted."""
+
+    driver: Driver
+    library: ctypes.CDLL
+    path: str
+
+    def live(self) -> int:
+        """Returns how many allocations and streams are not freed."""
+        gc.collect()
+        return int(self.library.fake_live())
+
+    def depth(self) -> int:
+        """Returns how many contexts were pushed and not popped."""
+        return int(self.library.fake_depth())
+
+    def copies(self) -> int:
+        """Returns how many copies were made so far."""
+        return int(self.library.fake_copies())
+
+
+@pytest.fixture
+def cuda(fake_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A fake CUDA driver; fails the test that leaves memory, streams or contexts behind."""
+    monkeypatch.delenv("FAKE_CUDA_MODE", raising=False)
+    fake = FakeCuda(Driver(str(fake_library)), ctypes.CDLL(str(fake_library)), str(fake_library))
+    before = fake.live()
+    yield fake
+    assert fake.depth() == 0, "a context was pushed and not popped"
+    assert fake.live() == before, "device memory, pinned memory or streams were not freed"
+
+
+@pytest.fixture
+def fake_module() -> str:
+    """The name of an importable module with TensorRT's API that computes with ONNX Runtime."""
+    return fake_tensorrt.install()
+
+
+@pytest.fixture
+def engine(cuda: FakeCuda, fake_module: str) -> trt.TensorRTEngine:
+    """The engine over a fake library and a fake driver."""
+    return trt.TensorRTEngine("tensorrt", fake_module, cuda.driver)

@@ -1,0 +1,79 @@
+/* A CUDA driver for tests: "device" memory is host memory, work is done at once, and what is left over is counted.
+ * FAKE_CUDA_MODE chooses the fault: no_device, init_fails, oom (every allocation of device memory fails). */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int contexts[2], depth, live_device, live_host, live_streams, copies;
+static size_t used;
+
+static int mode(const char* name) {
+  const char* value = getenv("FAKE_CUDA_MODE");
+  return value && !strcmp(value, name);
+}
+
+int cuInit(unsigned flags) { return flags ? 1 : mode("init_fails") ? 999 : mode("no_device") ? 100 : 0; }
+int cuDriverGetVersion(int* version) { *version = 12080; return 0; }
+int cuGetErrorName(int code, const char** text) {
+  *text = code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : code == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_UNKNOWN";
+  return 0;
+}
+int cuGetErrorString(int code, const char** text) {
+  *text = code == 2 ? "out of memory" : code == 100 ? "no CUDA-capable device is detected" : "unknown error";
+  return 0;
+}
+int cuDeviceGetCount(int* count) { *count = 2; return 0; }
+int cuDeviceGet(int* device, int index) { *device = index; return index < 0 || index > 1 ? 101 : 0; }
+int cuDeviceGetName(char* name, int size, int device) { (void)device; strncpy(name, "Fake H100", size); return 0; }
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  (void)device;
+  *value = attribute == 75 ? 9 : 0;
+  return 0;
+}
+int cuDeviceTotalMem_v2(size_t* bytes, int device) { (void)device; *bytes = 1 << 30; return 0; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { *context = &contexts[device]; return 0; }
+int cuCtxPushCurrent_v2(void* context) { __sync_fetch_and_add(&depth, 1); return context ? 0 : 201; }
+int cuCtxPopCurrent_v2(void** context) { *context = 0; return __sync_fetch_and_sub(&depth, 1) > 0 ? 0 : 201; }
+int cuCtxSynchronize(void) { return 0; }
+int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) { *total = 1 << 30; *free_bytes = *total - used; return 0; }
+int cuMemAlloc_v2(uint64_t* address, size_t size) {
+  if (depth <= 0) return 201; /* as the real one: no context is current */
+  if (mode("oom")) return 2;
+  size = (size + 511) / 512 * 512;
+  *address = (uint64_t)aligned_alloc(512, size);
+  __sync_fetch_and_add(&live_device, 1);
+  return *address ? 0 : 2;
+}
+int cuMemFree_v2(uint64_t address) { free((void*)address); __sync_fetch_and_sub(&live_device, 1); return 0; }
+int cuMemHostAlloc(void** address, size_t size, unsigned flags) {
+  (void)flags;
+  *address = malloc(size);
+  __sync_fetch_and_add(&live_host, 1);
+  return 0;
+}
+int cuMemFreeHost(void* address) { free(address); __sync_fetch_and_sub(&live_host, 1); return 0; }
+static int copy(void* target, const void* source, size_t size) {
+  if (!target || !source) return 1;
+  memcpy(target, source, size);
+  __sync_fetch_and_add(&copies, 1);
+  return 0;
+}
+int cuMemcpyHtoD_v2(uint64_t to, void* from, size_t size) { return copy((void*)to, from, size); }
+int cuMemcpyDtoH_v2(void* to, uint64_t from, size_t size) { return copy(to, (void*)from, size); }
+int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t size) { return copy((void*)to, (void*)from, size); }
+int cuMemcpyHtoDAsync_v2(uint64_t to, void* from, size_t size, void* s) { (void)s; return cuMemcpyHtoD_v2(to, from, size); }
+int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t size, void* s) { (void)s; return cuMemcpyDtoH_v2(to, from, size); }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void* s) { (void)s; return cuMemcpyDtoD_v2(to, from, size); }
+int cuStreamCreate(void** stream, unsigned flags) {
+  (void)flags;
+  *stream = malloc(1);
+  __sync_fetch_and_add(&live_streams, 1);
+  return 0;
+}
+int cuStreamDestroy_v2(void* stream) { free(stream); __sync_fetch_and_sub(&live_streams, 1); return 0; }
+int cuStreamSynchronize(void* stream) { (void)stream; return 0; }
+
+/* What tests ask: contexts pushed and not popped, things not freed, copies made. */
+int fake_depth(void) { return depth; }
+int fake_live(void) { return live_device + live_host + live_streams; }
+int fake_copies(void) { return copies; }

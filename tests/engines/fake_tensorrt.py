@@ -1,0 +1,220 @@
+"""A bindings module with TensorRT's API over ONNX Runtime, for the code around the library; needs no GPU.
+
+"Device" addresses are host addresses, as the fake CUDA driver of the tests hands them out. The engine drops inputs
+that no node reads and lists its tensors in reverse order, as TensorRT may.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import sys
+import types
+from typing import Any, Optional
+
+import numpy as np
+import onnx
+import onnxruntime
+
+
+class Severity(enum.IntEnum):
+    """Levels of messages."""
+
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+DataType: Any = enum.IntEnum(
+    "DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "INT32": 3, "BOOL": 4, "UINT8": 5, "INT64": 8}
+)
+TensorLocation: Any = enum.IntEnum("TensorLocation", {"DEVICE": 0, "HOST": 1})
+ActivationType = enum.IntEnum("ActivationType", {"RELU": 0})
+MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
+NetworkDefinitionCreationFlag = enum.IntEnum(
+    "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+)
+# As the real parser does, float64 quietly becomes float32.
+_TYPES = {1: "FLOAT", 11: "FLOAT", 10: "HALF", 3: "INT8", 6: "INT32", 7: "INT64", 9: "BOOL", 2: "UINT8"}
+_NUMPY = {"FLOAT": "f4", "HALF": "f2", "INT8": "i1", "INT32": "i4", "INT64": "i8", "BOOL": "?", "UINT8": "u1"}
+
+
+class ILogger:
+    """Receives messages."""
+
+    Severity = Severity
+
+
+class State:
+    """What tests set and read."""
+
+    refuses_gpu = False
+    enqueue_fails = False
+    executions = 0
+    live_contexts = 0
+    flags: Optional[int] = None
+    workspace: Optional[int] = None
+
+
+def _array(address: int, shape: tuple[int, ...], kind: str) -> Any:
+    dtype = np.dtype(_NUMPY[kind])
+    count = int(np.prod(shape, dtype=int))
+    if count == 0:
+        return np.zeros(shape, dtype)
+    memory: Any = (ctypes.c_byte * (count * dtype.itemsize)).from_address(address)
+    return np.frombuffer(memory, dtype).reshape(shape)
+
+
+class _Tensor:
+    def __init__(self, value: Any) -> None:
+        self.name = value.name
+        self.shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        self.dtype = DataType[_TYPES[value.type.tensor_type.elem_type]]
+
+
+class _Network:
+    def __init__(self) -> None:
+        self.model: Any = None
+
+    num_inputs = property(lambda self: len(self.model.graph.input))
+    num_outputs = property(lambda self: len(self.model.graph.output))
+
+    def get_input(self, index: int) -> _Tensor:
+        return _Tensor(self.model.graph.input[index])
+
+    def get_output(self, index: int) -> _Tensor:
+        return _Tensor(self.model.graph.output[index])
+
+    def add_input(self, name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
+        info = onnx.helper.make_tensor_value_info
+        node = onnx.helper.make_node("Relu", [name], ["y"])
+        graph = onnx.helper.make_graph([node], "probe", [info(name, 1, shape)], [info("y", 1, shape)])
+        opsets = [onnx.helper.make_opsetid("", 17)]
+        self.model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+    def add_activation(self, data: Any, kind: Any) -> Any:
+        return types.SimpleNamespace(get_output=lambda index: None)
+
+    def mark_output(self, tensor: Any) -> None:
+        pass
+
+
+class OnnxParser:
+    """Parses with the onnx package."""
+
+    num_errors = 0
+
+    def __init__(self, network: _Network, logger: Any) -> None:
+        self._network = network
+
+    def parse(self, model: bytes) -> bool:
+        self._network.model = onnx.load_from_string(model)
+        return True
+
+
+class _Config:
+    def set_memory_pool_limit(self, kind: Any, value: int) -> None:
+        State.workspace = value
+
+
+class Builder:
+    """Serializes the ONNX model itself."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def create_network(self, flags: int) -> _Network:
+        State.flags = flags
+        return _Network()
+
+    def create_builder_config(self) -> _Config:
+        return _Config()
+
+    def build_serialized_network(self, network: _Network, config: Any) -> bytes:
+        return bytes(network.model.SerializeToString())
+
+
+class _Context:
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._addresses: dict[str, int] = {}
+        State.live_contexts += 1
+
+    def __del__(self) -> None:
+        State.live_contexts -= 1
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        if address == 0 or address % 256:
+            self._engine.logger.log(Severity.ERROR, f"address {address} of {name} is not aligned")
+            return False
+        self._addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if State.enqueue_fails:
+            self._engine.logger.log(Severity.ERROR, "the fake engine was told to fail")
+            return False
+        engine = self._engine
+        arrays = {
+            n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in self._addresses.items()
+        }
+        feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
+        for value in engine.session.get_inputs():
+            if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
+                feeds[value.name] = np.zeros(value.shape, np.float32)
+        names = [value.name for value in engine.session.get_outputs()]
+        for name, result in zip(names, engine.session.run(names, feeds)):
+            arrays[name][...] = result
+        State.executions += 1
+        return True
+
+
+class _Engine:
+    def __init__(self, plan: bytes, logger: Any) -> None:
+        self.logger = logger
+        self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
+        graph = onnx.load_from_string(plan).graph
+        read = {name for node in graph.node for name in node.input}
+        values = [v for v in graph.input if v.name in read] + list(graph.output)
+        self.tensors = {value.name: _Tensor(value) for value in values}
+        self._names = list(self.tensors)[::-1]
+        self.num_io_tensors = len(self._names)
+
+    def get_tensor_name(self, index: int) -> str:
+        return str(self._names[index])
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self.tensors[name].dtype
+
+    def get_tensor_location(self, name: str) -> Any:
+        return TensorLocation.DEVICE
+
+    def create_execution_context(self) -> _Context:
+        return _Context(self)
+
+
+class Runtime:
+    """Loads what the Builder serialized, unless told to refuse the GPU."""
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Optional[_Engine]:
+        if State.refuses_gpu:
+            self._logger.log(Severity.ERROR, "this GPU architecture is not supported")
+            return None
+        return _Engine(plan, self._logger)
+
+
+__version__ = "99.0"
+
+
+def install(name: str = "fake_tensorrt_bindings_module") -> str:
+    """Makes this module importable as `name`, with fresh state, and returns the name."""
+    sys.modules[name] = sys.modules[__name__]
+    State.refuses_gpu = State.enqueue_fails = False
+    State.executions = 0
+    State.flags = State.workspace = None
+    return name
