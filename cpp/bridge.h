@@ -31,8 +31,8 @@ typedef struct MxtrtTensor {
   const int64_t* shape;  // ndim extents
   uint64_t version;      // grows at each write through MXNet's engine
   int32_t ndim;
-  int32_t dtype;    // mshadow's type flag: 0 float32, 1 float64, 2 float16, ...
-  int32_t on_gpu;   // 1: device memory of GPU `dev_id`
+  int32_t dtype;   // mshadow's type flag: 0 float32, 1 float64, 2 float16, ...
+  int32_t on_gpu;  // 1: device memory of GPU `dev_id`
   int32_t dev_id;
 } MxtrtTensor;
 
@@ -49,8 +49,9 @@ typedef struct MxtrtCallbacks {
   // Partition a graph: calls mxtrt_set_groups before it returns.
   int (*decide)(const char* graph_json, const MxtrtAttrs* options);
   // Make a state for one subgraph: writes its id and one MxtrtRole for each input.
-  int (*create)(const char* subgraph_json, const MxtrtAttrs* attrs, int on_gpu, int dev_id, const uint32_t* const* shapes,
-                const int* ndims, const int* dtypes, int num_inputs, int64_t* state_id, uint8_t* roles);
+  int (*create)(const char* subgraph_json, const MxtrtAttrs* attrs, int on_gpu, int dev_id,
+                const uint32_t* const* shapes, const int* ndims, const int* dtypes, int num_inputs, int64_t* state_id,
+                uint8_t* roles);
   // Run a state. `weights_changed`: the weights must be looked at again before the run.
   int (*forward)(int64_t state_id, const MxtrtTensor* inputs, int num_inputs, const MxtrtTensor* outputs,
                  int num_outputs, void* stream, int weights_changed);

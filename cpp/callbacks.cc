@@ -48,7 +48,8 @@ int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks) {
     mxtrt::g_callbacks.store(nullptr, std::memory_order_release);
     return MXTRT_OK;
   }
-  if (callbacks->abi_version != MXTRT_ABI_VERSION || callbacks->struct_size != sizeof(MxtrtCallbacks)) return MXTRT_FAIL;
+  if (callbacks->abi_version != MXTRT_ABI_VERSION || callbacks->struct_size != sizeof(MxtrtCallbacks))
+    return MXTRT_FAIL;
   // Never freed: a forward on another thread may hold the old table.
   mxtrt::g_callbacks.store(new MxtrtCallbacks(*callbacks), std::memory_order_release);
   return MXTRT_OK;

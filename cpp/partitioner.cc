@@ -39,6 +39,19 @@ char* Duplicate(const std::string& text) {
   return copy;
 }
 
+// Counts the outputs of a subgraph: the entries of the list behind "heads" in nnvm's JSON. A name cannot hold this
+// text, since quotes in names are escaped.
+int CountHeads(const char* json) {
+  const char* heads = strstr(json, "\"heads\":");
+  for (const char* next = heads; next != nullptr; next = strstr(next + 1, "\"heads\":")) heads = next;
+  int count = -1, depth = 0;
+  for (const char* c = heads == nullptr ? "" : heads; *c != '\0'; ++c) {
+    if (*c == '[') ++depth, ++count;
+    if (*c == ']' && --depth == 0) break;
+  }
+  return count > 0 ? count : 0;
+}
+
 // MXNet only tests these for null and hands them back; the work is done in the entry points below.
 mxnet::ext::MXReturnValue CreateSelectorMarker(const mxnet::ext::Graph*, mxnet::ext::CustomOpSelector**,
                                                const std::unordered_map<std::string, std::string>&) {
@@ -116,16 +129,21 @@ MX_VOID_RET _partCallReset(void*) {}
 
 // Accepts every subgraph and gives its node the attributes of this partition. That this function is registered at
 // all also makes MXNet mark each input of the subgraph with isAux, which the converter reads.
-MX_INT_RET _partCallReviewSubgraph(mxnet::ext::reviewSubgraph_t, const char*, int, int* accept, const char* const*,
+//
+// MXNet itself writes the shapes of the outputs into __ext_shape__, as "[,]" where it did not infer any, and then fails
+// to read the second of them when another subgraph has it as input. So it gets a text that it can read.
+MX_INT_RET _partCallReviewSubgraph(mxnet::ext::reviewSubgraph_t, const char* json, int, int* accept, const char* const*,
                                    const char* const*, int, char*** attr_keys, char*** attr_values, int* num_attrs,
                                    const char* const*, int, void* const*, const int64_t* const*, const int*, const int*,
                                    const size_t*, const char* const*, const int*, const char* const*, int, void* const*,
                                    const int64_t* const*, const int*, const int*, const size_t*, const char* const*,
                                    const int*) {
-  const auto& attrs = TheGroups().node_attrs;
+  auto attrs = TheGroups().node_attrs;
+  std::string shapes = "[";
+  for (int i = CountHeads(json); i > 0; --i) shapes += i > 1 ? "[None]," : "[None]";
+  attrs.emplace_back(MX_STR_SHAPE, shapes + "]");
   *accept = 1;
   *num_attrs = static_cast<int>(attrs.size());
-  if (attrs.empty()) return MXTRT_OK;
   *attr_keys = static_cast<char**>(malloc(sizeof(char*) * attrs.size()));
   *attr_values = static_cast<char**>(malloc(sizeof(char*) * attrs.size()));
   for (size_t i = 0; i < attrs.size(); ++i) {

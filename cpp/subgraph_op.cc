@@ -55,7 +55,8 @@ size_t ByteSize(const MxtrtTensor& tensor) {
 // as a write of the auxiliary arrays, through an executor it does not, and the operator cannot tell which it is in:
 // the contents decide. They are small (the means and variances of ResNet-50 are 212 kB).
 bool SameContents(const MxtrtTensor& tensor, const std::vector<char>& snapshot) {
-  return !tensor.on_gpu && snapshot.size() == ByteSize(tensor) && memcmp(tensor.data, snapshot.data(), snapshot.size()) == 0;
+  return !tensor.on_gpu && snapshot.size() == ByteSize(tensor) &&
+         memcmp(tensor.data, snapshot.data(), snapshot.size()) == 0;
 }
 
 // Whether any weight may hold new values.
@@ -89,8 +90,8 @@ void Remember(State* state, bool moved) {
 void Describe(std::vector<MxtrtTensor>* tensors, const int64_t** shapes, const int* ndims, void** data,
               const int* dtypes, const size_t* versions, const char** dev_types, const int* dev_ids) {
   for (size_t i = 0; i < tensors->size(); ++i) {
-    (*tensors)[i] = MxtrtTensor{data[i],   shapes[i], versions[i],           ndims[i],
-                                dtypes[i], dev_types[i][0] == 'g' ? 1 : 0, dev_ids[i]};
+    (*tensors)[i] =
+        MxtrtTensor{data[i], shapes[i], versions[i], ndims[i], dtypes[i], dev_types[i][0] == 'g' ? 1 : 0, dev_ids[i]};
   }
 }
 

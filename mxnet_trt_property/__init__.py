@@ -7,15 +7,17 @@ the import hook does, for environments where the hook is turned off.
 
 from __future__ import annotations
 
-from typing import Any
-
 from mxnet_trt_property import _autoload
 from mxnet_trt_property._version import __version__
+
+TYPE_CHECKING = False  # `typing` costs more than this package does at the start of an interpreter
+if TYPE_CHECKING:
+    from mxnet_trt_property.session import Report
 
 __all__ = ["__version__", "reports"]
 
 
-def reports() -> Any:
+def reports() -> tuple[Report, ...]:
     """Returns one record for each TensorRT node alive: label, engine, nodes, builds and forwards so far."""
     from mxnet_trt_property import session
 

@@ -102,14 +102,18 @@ def complete_dtypes(symbol: Any, dtypes: Mapping[str, Any]) -> dict[str, Any]:
 
     float32 is what MXNet's simple_bind gives an argument that nothing says more about.
     """
+    from mxnet.base import MXNetError
+
     names = symbol.list_arguments()
     known = {k: np.dtype(v) for k, v in dtypes.items() if k in names}
-    found, _, _ = symbol.infer_type_partial(**known)
+    try:
+        found, _, _ = symbol.infer_type_partial(**known)
+    except MXNetError:
+        # Some operators (Dropout) fail instead of leaving an unknown dtype open.
+        found = None
     missing = [n for n, t in zip(names, found or [None] * len(names)) if t is None]
-    completed = dict(known)
-    completed.update({n: np.dtype(t) for n, t in zip(names, found or ()) if t is not None})
-    completed.update(dict.fromkeys(missing, np.dtype("float32")))
-    return completed
+    inferred = {n: np.dtype(t) for n, t in zip(names, found or ()) if t is not None}
+    return {**dict.fromkeys(missing, np.dtype("float32")), **inferred, **known}
 
 
 def _on_decide(json_text: str, options: Mapping[str, str]) -> None:
@@ -141,7 +145,7 @@ def _name_nodes(symbol: Any, taken_names: set[str]) -> None:
     """Names the new nodes tensorrt0, tensorrt1, ...; MXNet calls them _op0, _op1."""
     internals = symbol.get_internals()
     graph = Graph.from_json(internals.tojson())
-    first_output = {}
+    first_output: dict[int, int] = {}
     for position, head in enumerate(graph.heads):
         first_output.setdefault(head.node, position)
     number = 0
@@ -155,9 +159,19 @@ def _name_nodes(symbol: Any, taken_names: set[str]) -> None:
         internals[first_output[node.id]]._set_attr(**{"name": name, session.LABEL_ATTRIBUTE: name})
 
 
-def permutation(wanted: Sequence[str], given: Sequence[str]) -> Optional[list[int]]:
-    """Returns for each name of `wanted` its position in `given`; None where the two are not the same names."""
+def permutation(wanted: Sequence[str], given: Sequence[str]) -> list[int]:
+    """Returns for each name of `wanted` its position in `given`.
+
+    Raises:
+        ConversionError: The two are not the same names.
+    """
     position = {name: i for i, name in enumerate(given)}
     if len(position) != len(given) or sorted(wanted) != sorted(given):
-        return None
+        raise ConversionError(
+            message(
+                "Internal error: the partitioned graph has other arguments than the original",
+                found=", ".join(sorted(set(given) ^ set(wanted))),
+                next_step="report this with the symbol's JSON file",
+            )
+        )
     return [position[name] for name in wanted]

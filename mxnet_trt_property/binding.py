@@ -1,4 +1,4 @@
-"""What simple_bind, bind and reshape do when TensorRT is on: executors with TensorRT nodes that look like stock ones."""
+"""What simple_bind, bind and reshape do when TensorRT is on: executors with TensorRT nodes that look stock."""
 
 from __future__ import annotations
 
@@ -103,9 +103,10 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
 
     def backward(self, out_grads: Any = None, is_train: bool = True) -> None:
         """Runs the backward pass of the stock graph after forward(is_train=True)."""
-        if self.tensorrt.twin is None:
-            return super().backward(out_grads, is_train)
-        return self.tensorrt.twin.backward(out_grads, is_train)
+        if self.tensorrt.twin is not None:
+            self.tensorrt.twin.backward(out_grads, is_train)
+        else:
+            super().backward(out_grads, is_train)
 
     def _forward_twin(self, is_train: bool, kwargs: Mapping[str, Any]) -> Any:
         state = self.tensorrt
@@ -286,8 +287,9 @@ def _partition(
         made = backend.build(symbol, decisions, options, stock_optimize_for=stock.optimize_for)
     except SettingError:
         raise
-    except MXNetError:
-        # Shapes that contradict the symbol: the stock bind says so in its own words.
+    except MXNetError as error:
+        # Shapes that contradict the symbol: the stock bind says so in its own words, and raises.
+        _log.warning("A graph could not be partitioned for TensorRT, since MXNet's inference failed: %s", error)
         return None
     except Exception as error:
         if settings.value("ON_ERROR") == "raise":

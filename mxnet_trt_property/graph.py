@@ -23,7 +23,7 @@ class Entry(NamedTuple):
     """One output of one node: the edge that other nodes read."""
 
     node: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on an edge
 
 
 @dataclass(frozen=True)

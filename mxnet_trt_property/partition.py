@@ -127,9 +127,7 @@ def _reason(
     return reason
 
 
-def _emission_failure(
-    entry: registry.Operator, params: registry.Parameters, info: registry.NodeInfo
-) -> Optional[str]:
+def _emission_failure(entry: registry.Operator, params: registry.Parameters, info: registry.NodeInfo) -> Optional[str]:
     """Tries the emission where all shapes are known, so that a fault of a converter shows before anything is bound.
 
     A fault found later, at the first forward, could only be met by an error: MXNet cannot run the nodes there.

@@ -207,8 +207,9 @@ def _view(buffer: Buffer) -> np.ndarray[Any, Any]:
     count = int(np.prod(buffer.shape, dtype=np.int64)) * buffer.dtype.itemsize
     if count == 0:
         return np.empty(buffer.shape, buffer.dtype)
-    memory = (ctypes.c_char * count).from_address(buffer.address)
-    return np.frombuffer(memory, dtype=buffer.dtype).reshape(buffer.shape)
+    memory = memoryview((ctypes.c_char * count).from_address(buffer.address))
+    found: np.ndarray[Any, Any] = np.frombuffer(memory, dtype=buffer.dtype)
+    return found.reshape(buffer.shape)
 
 
 # ---- the table behind the native callbacks ----
@@ -257,8 +258,10 @@ def reports() -> tuple[Report, ...]:
 
 
 def write_report() -> None:
-    """Writes the report that MXNET_TENSORRT_REPORT asks for: the sessions alive, and of the ended ones the last of
-    each label; does nothing where it is unset."""
+    """Writes the file that MXNET_TENSORRT_REPORT names: the sessions alive, and of the ended ones the last of a label.
+
+    Does nothing where the variable is unset.
+    """
     path = settings.value("REPORT")
     if path is None:
         return

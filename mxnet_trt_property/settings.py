@@ -238,3 +238,7 @@ def _warn_of_unknown_variables() -> None:
                     next_step="correct its name or unset it",
                 )
             )
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")

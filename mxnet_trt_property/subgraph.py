@@ -21,7 +21,7 @@ from mxnet_trt_property.errors import ConversionError, message
 from mxnet_trt_property.graph import Graph, Node
 
 # mshadow's type flags (mshadow/base.h: enum TypeFlag); bfloat16 (12) has no NumPy dtype and is refused.
-DTYPES = {
+DTYPES: dict[int, np.dtype[Any]] = {
     0: np.dtype("float32"),
     1: np.dtype("float64"),
     2: np.dtype("float16"),

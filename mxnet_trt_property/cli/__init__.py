@@ -1,0 +1,1 @@
+"""The console script `mxnet-trt`: one module for each sub-command."""

@@ -1,0 +1,26 @@
+"""Keeps each test's environment and warnings to itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every test starts with TensorRT off and with none of the package's variables set."""
+    for name in list(os.environ):
+        if name.startswith("MXNET_TENSORRT_") or name in ("MXNET_SUBGRAPH_BACKEND", "MXNET_USE_TENSORRT"):
+            monkeypatch.delenv(name)
+    yield
+
+
+@pytest.fixture
+def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets warnings that are given once a process be given again."""
+    from mxnet_trt_property import binding, session, settings
+
+    for module, name in ((binding, "_warned"), (settings, "_warned"), (session, "_announced")):
+        monkeypatch.setattr(module, name, set())

@@ -1,0 +1,366 @@
+"""The doors that activation wraps: what comes back is what stock MXNet gives, and TensorRT nodes did the work."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+import mxnet_trt_property
+from mxnet_trt_property import native, programs
+from mxnet_trt_property.errors import SettingError
+from tests.symbols import backend, conv_bn, fill, mlp, random_arrays, relative_error, split_net, taken_nodes
+
+SHAPE = (2, 3, 8, 8)
+
+
+def bound(symbol: Any, name: Any, shapes: dict[str, tuple[int, ...]], seed: int = 0, **arguments: Any) -> Any:
+    """Returns an executor from simple_bind with random parameters."""
+    with backend(name):
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", **arguments, **shapes)
+    fill(executor, random_arrays(symbol, shapes, seed))
+    return executor
+
+
+def test_unset_variable_changes_nothing() -> None:
+    executor = bound(mlp(), None, {"data": (2, 5)})
+    assert type(executor) is mx.executor.Executor
+
+
+@pytest.mark.parametrize("symbol", [mlp(), conv_bn(), split_net()], ids=["mlp", "conv_bn", "split"])
+def test_simple_bind_looks_like_stock(symbol: Any) -> None:
+    shapes = {"data": SHAPE if "conv_weight" in symbol.list_arguments() else (2, 5)}
+    stock, ours = bound(symbol, "NONE", shapes), bound(symbol, "TensorRT", shapes)
+    assert taken_nodes(ours)
+    assert isinstance(ours, mx.executor.Executor)
+    assert list(ours.arg_dict) == list(stock.arg_dict)
+    assert list(ours.aux_dict) == list(stock.aux_dict)
+    assert [a.shape for a in ours.arg_arrays] == [a.shape for a in stock.arg_arrays]
+    assert [a.dtype for a in ours.arg_arrays] == [a.dtype for a in stock.arg_arrays]
+    assert ours.grad_arrays == stock.grad_arrays
+    expected = stock.forward()
+    found = ours.forward()
+    assert list(ours.output_dict) == list(stock.output_dict)
+    assert relative_error(found[0], expected[0]) < 1e-5
+    data = mx.nd.array(np.random.default_rng(1).standard_normal(shapes["data"]))
+    assert relative_error(ours.forward(data=data)[0], stock.forward(data=data)[0]) < 1e-5
+    assert len(ours.outputs) == len(stock.outputs)
+
+
+def test_node_names() -> None:
+    executor = bound(split_net(), "TensorRT", {"data": (2, 5)})
+    nodes = json.loads(executor.get_optimized_symbol().tojson())["nodes"]
+    names = [n["name"] for n in nodes if n["op"] != "null"]
+    assert names == ["tensorrt0", "wave", "tensorrt1"]
+
+
+def test_new_weights_are_seen() -> None:
+    shapes = {"data": SHAPE}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    stock.forward(), ours.forward()
+    for name in ("conv_weight", "bn_gamma", "bn_moving_mean", "bn_moving_var", "fc_bias"):
+        before = ours.outputs[0].asnumpy()
+        for executor in (stock, ours):
+            array = {**executor.arg_dict, **executor.aux_dict}[name]
+            array[:] = array * 0.5 + 0.25
+        assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5, name
+        assert not np.allclose(before, ours.outputs[0].asnumpy()), f"writing {name} changed nothing"
+    params = random_arrays(conv_bn(), shapes, seed=9)
+    arguments = {k: v for k, v in params.items() if k in ours.arg_dict and k != "data"}
+    auxiliary = {k: v for k, v in params.items() if k in ours.aux_dict}
+    for executor in (stock, ours):
+        executor.copy_params_from(arguments, auxiliary)
+    assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
+
+
+def test_one_callback_a_forward_and_no_build() -> None:
+    executor = bound(conv_bn(), "TensorRT", {"data": SHAPE})
+    executor.forward()[0].wait_to_read()
+    calls, builds = native.callback_count(), programs.build_count()
+    for _ in range(5):
+        executor.forward()[0].wait_to_read()
+    assert native.callback_count() - calls == 5
+    assert programs.build_count() == builds
+
+
+def test_second_executor_does_not_build_again() -> None:
+    first = bound(mlp("twice_"), "TensorRT", {"data": (4, 5)}, seed=5)
+    first.forward()[0].wait_to_read()
+    builds = programs.build_count()
+    second = bound(mlp("twice_"), "TensorRT", {"data": (4, 5)}, seed=5)
+    assert relative_error(second.forward()[0], first.outputs[0]) == 0
+    assert programs.build_count() == builds
+
+
+@pytest.mark.parametrize("as_list", [True, False])
+def test_bind(as_list: bool) -> None:
+    symbol = conv_bn()
+    arrays = random_arrays(symbol, {"data": SHAPE})
+    arguments: Any = {k: arrays[k] for k in symbol.list_arguments()}
+    auxiliary: Any = {k: arrays[k] for k in symbol.list_auxiliary_states()}
+    if as_list:
+        arguments, auxiliary = list(arguments.values()), list(auxiliary.values())
+    with backend("NONE"):
+        stock = symbol.bind(mx.cpu(), arguments, grad_req="null", aux_states=auxiliary)
+    with backend("TensorRT"):
+        ours = symbol.bind(mx.cpu(), arguments, grad_req="null", aux_states=auxiliary)
+    assert taken_nodes(ours)
+    assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
+    assert all(a is b for a, b in zip(ours.arg_arrays, stock.arg_arrays))
+    assert ours.grad_arrays == stock.grad_arrays
+
+
+def test_bind_without_gradient_arrays_is_inference() -> None:
+    symbol = mlp()
+    arrays = random_arrays(symbol, {"data": (2, 5)})
+    with backend("TensorRT"):
+        executor = symbol.bind(mx.cpu(), arrays)
+        assert taken_nodes(executor)
+        result = symbol.eval(mx.cpu(), **arrays)
+    assert relative_error(result[0], executor.forward()[0]) == 0
+
+
+def test_wrong_calls_fail_as_stock_ones() -> None:
+    symbol = mlp()
+    arrays = random_arrays(symbol, {"data": (2, 5)})
+    arrays.pop("fc1_weight")
+    for name in ("NONE", "TensorRT"):
+        with backend(name):
+            with pytest.raises(ValueError, match="fc1_weight"):
+                symbol.bind(mx.cpu(), arrays)
+            with pytest.raises(RuntimeError, match="simple_bind error"):
+                symbol.simple_bind(mx.cpu(), grad_req="null", data=(2, 5), fc1_weight=(1, 1))
+            with pytest.raises(TypeError):
+                symbol.simple_bind()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 6])
+def test_reshape(batch: int) -> None:
+    new = (batch, *SHAPE[1:])
+    stock, ours = (bound(conv_bn(), name, {"data": SHAPE}) for name in ("NONE", "TensorRT"))
+    arguments = {"data": new, "softmax_label": (batch,), "allow_up_sizing": True}
+    with backend("NONE"):
+        stock_new = stock.reshape(**arguments)
+    with backend("TensorRT"):
+        ours_new = ours.reshape(**arguments)
+    assert taken_nodes(ours_new)
+    assert [a.shape for a in ours_new.arg_arrays] == [a.shape for a in stock_new.arg_arrays]
+    data = mx.nd.array(np.random.default_rng(2).standard_normal(new))
+    assert relative_error(ours_new.forward(data=data)[0], stock_new.forward(data=data)[0]) < 1e-5
+    # The weights are the same memory: a write through the old executor is seen by the new one.
+    for executor in (stock, ours):
+        executor.arg_dict["fc_weight"][:] *= 2
+    assert relative_error(ours_new.forward(data=data)[0], stock_new.forward(data=data)[0]) < 1e-5
+
+
+def test_reshape_refuses_what_stock_refuses() -> None:
+    for name in ("NONE", "TensorRT"):
+        executor = bound(conv_bn(), name, {"data": SHAPE})
+        with backend(name):
+            with pytest.raises(mx.MXNetError, match="unspecif|not named"):
+                executor.reshape(data=(1, 3, 8, 8))
+            with pytest.raises(mx.MXNetError, match="allow_up_sizing"):
+                executor.reshape(data=(9, 3, 8, 8), softmax_label=(9,))
+            executor.reshape(partial_shaping=True, data=(1, 3, 8, 8)).forward()[0].wait_to_read()
+
+
+def test_reshape_of_a_stock_executor_while_tensorrt_is_on() -> None:
+    executor = bound(conv_bn(), None, {"data": SHAPE})
+    with backend("TensorRT"):
+        smaller = executor.reshape(data=(1, 3, 8, 8), softmax_label=(1,))
+    assert type(smaller) is mx.executor.Executor
+    smaller.forward()[0].wait_to_read()
+
+
+def test_training_forward_runs_the_stock_graph(caplog: pytest.LogCaptureFixture, fresh_warnings: None) -> None:
+    stock, ours = (bound(conv_bn(), name, {"data": SHAPE}) for name in (None, "TensorRT"))
+    assert taken_nodes(ours)
+    inference = ours.forward()[0].asnumpy()
+    expected = stock.forward(is_train=True)[0]
+    assert relative_error(ours.forward(is_train=True)[0], expected) == 0
+    assert relative_error(ours.output_dict["softmax_output"], expected) == 0
+    assert relative_error(ours.aux_dict["bn_moving_mean"], stock.aux_dict["bn_moving_mean"]) == 0
+    assert np.array_equal(ours.forward()[0].asnumpy(), inference)
+    assert sum("forward(is_train=True)" in r.message for r in caplog.records) == 1
+
+
+def test_training_is_left_to_mxnet(caplog: pytest.LogCaptureFixture, fresh_warnings: None) -> None:
+    gradients = {}
+    for name in ("NONE", "TensorRT"):
+        with backend(name):
+            executors = [conv_bn().simple_bind(mx.cpu(), data=SHAPE) for _ in range(2)]
+        for executor in executors:
+            assert not taken_nodes(executor)
+            fill(executor, random_arrays(conv_bn(), {"data": SHAPE}))
+            executor.forward(is_train=True)
+            executor.backward()
+        gradients[name] = executors[0].grad_dict["conv_weight"].asnumpy()
+    assert np.array_equal(gradients["NONE"], gradients["TensorRT"])
+    assert np.abs(gradients["NONE"]).max() > 0
+    assert sum("training is left to MXNet" in r.message for r in caplog.records) == 1
+
+
+def test_excluded_operators_split_the_graph() -> None:
+    with backend("TensorRT", MXNET_TENSORRT_EXCLUDE_OPS="Activation", MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="1"):
+        executor = conv_bn().simple_bind(mx.cpu(), grad_req="null", data=SHAPE)
+    fill(executor, random_arrays(conv_bn(), {"data": SHAPE}))
+    assert taken_nodes(executor) == ["conv", "bn", "pool", "fc", "softmax"]
+    stock = bound(conv_bn(), "NONE", {"data": SHAPE})
+    assert relative_error(executor.forward()[0], stock.forward()[0]) < 1e-5
+
+
+def test_excluded_nodes_and_smallest_size() -> None:
+    with backend("TensorRT", MXNET_TENSORRT_EXCLUDE_NODES="act,fc"):
+        executor = conv_bn().simple_bind(mx.cpu(), grad_req="null", data=SHAPE)
+        assert taken_nodes(executor) == ["conv", "bn"]
+        with backend("TensorRT", MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="3"):
+            assert not taken_nodes(conv_bn().simple_bind(mx.cpu(), grad_req="null", data=SHAPE))
+
+
+def test_old_switch_of_mxnet_1_3() -> None:
+    with backend(None, MXNET_USE_TENSORRT="1"):
+        assert taken_nodes(mlp().simple_bind(mx.cpu(), grad_req="null", data=(1, 5)))
+
+
+def test_symbols_without_supported_nodes() -> None:
+    for symbol in (mx.sym.Variable("data"), mx.sym.gammaln(mx.sym.gammaln(mx.sym.Variable("data")))):
+        executor = bound(symbol, "TensorRT", {"data": (2, 2)})
+        expected = bound(symbol, "NONE", {"data": (2, 2)}).forward()[0]
+        assert not taken_nodes(executor)
+        assert relative_error(executor.forward()[0], expected) == 0
+
+
+def test_grouped_and_repeated_outputs() -> None:
+    net = mlp()
+    inner = net.get_internals()["relu1_output"]
+    symbol = mx.sym.Group([net, inner, net, mx.sym.gammaln(inner + 1)])
+    stock, ours = (bound(symbol, name, {"data": (3, 5)}) for name in ("NONE", "TensorRT"))
+    assert taken_nodes(ours)
+    for found, expected in zip(ours.forward(), stock.forward()):
+        assert relative_error(found, expected) < 1e-5
+
+
+def test_nodes_of_one_name_are_told_apart() -> None:
+    data = mx.sym.Variable("data")
+    net = mx.sym.Activation(data, act_type="sigmoid", name="same")
+    net = mx.sym.gammaln(net, name="same")
+    net = mx.sym.Activation(net, act_type="tanh", name="same")
+    with backend("TensorRT", MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="1"):
+        executor = net.simple_bind(mx.cpu(), grad_req="null", data=(2, 2))
+    assert len(taken_nodes(executor)) == 2
+    stock = bound(net, "NONE", {"data": (2, 2)})
+    fill(executor, random_arrays(net, {"data": (2, 2)}))
+    assert relative_error(executor.forward()[0], stock.forward()[0]) < 1e-5
+
+
+def test_get_backend_symbol() -> None:
+    symbol = conv_bn()
+    new = symbol.get_backend_symbol("TensorRT")
+    operators = [n["op"] for n in json.loads(new.tojson())["nodes"] if n["op"] != "null"]
+    # No shapes are known here, and SoftmaxOutput is convertible for some only.
+    assert operators == ["_TensorRT", "SoftmaxOutput"]
+    assert new.list_arguments() == symbol.list_arguments()
+    stock, ours = bound(symbol, "NONE", {"data": SHAPE}), bound(new, None, {"data": SHAPE, "softmax_label": (2,)})
+    fill(ours, random_arrays(symbol, {"data": SHAPE}))
+    assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
+    assert [n["op"] for n in json.loads(symbol.get_backend_symbol("MKLDNN").tojson())["nodes"]]
+
+
+def test_optimize_for_options() -> None:
+    arrays = random_arrays(mlp(), {"data": (2, 5)})
+    new = mlp().optimize_for("TensorRT", arrays, {}, mx.cpu(), exclude_ops="Activation", min_subgraph_size=1)
+    operators = [n["op"] for n in json.loads(new.tojson())["nodes"] if n["op"] != "null"]
+    assert operators == ["_TensorRT", "Activation", "_TensorRT"]
+    executor = new.bind(mx.cpu(), arrays, grad_req="null")
+    with backend("NONE"):
+        stock = mlp().bind(mx.cpu(), arrays, grad_req="null")
+    assert relative_error(executor.forward()[0], stock.forward()[0]) < 1e-5
+    with pytest.raises(SettingError, match="colour"):
+        mlp().optimize_for("TensorRT", arrays, {}, mx.cpu(), colour="red")
+
+
+def test_gradients_of_a_tensorrt_node_are_an_error() -> None:
+    new = mlp().get_backend_symbol("TensorRT")
+    executor = new.simple_bind(mx.cpu(), grad_req="write", data=(2, 5))
+    executor.forward(is_train=True)
+    executor.backward(mx.nd.ones((2, 3)))
+    with pytest.raises(mx.MXNetError, match="inference only"):
+        executor.grad_dict["fc1_weight"].wait_to_read()
+
+
+def test_wrong_setting_is_an_error() -> None:
+    with backend("TensorRT", MXNET_TENSORRT_ENGINE="cuda"):
+        with pytest.raises(SettingError, match="auto, tensorrt, tensorrt_rtx, onnxruntime"):
+            mlp().simple_bind(mx.cpu(), grad_req="null", data=(1, 5))
+
+
+def test_module() -> None:
+    outputs = {}
+    data = np.random.default_rng(4).standard_normal((10, 3, 8, 8)).astype("float32")
+    for name in ("NONE", "TensorRT"):
+        with backend(name):
+            module = mx.mod.Module(conv_bn(), label_names=["softmax_label"])
+            module.bind([("data", (4, 3, 8, 8))], for_training=False, label_shapes=[("softmax_label", (4,))])
+            arrays = random_arrays(conv_bn(), {"data": SHAPE})
+            names = module._aux_names
+            module.set_params(
+                {k: v for k, v in arrays.items() if k not in (*names, "data", "softmax_label")},
+                {k: arrays[k] for k in names},
+            )
+            iterator = mx.io.NDArrayIter(data, np.zeros(10), batch_size=4)
+            outputs[name] = module.predict(iterator).asnumpy()
+            taken = taken_nodes(module._exec_group.execs[0])
+    assert taken
+    assert relative_error(outputs["TensorRT"], outputs["NONE"]) < 1e-5
+
+
+def test_report_and_log(caplog: pytest.LogCaptureFixture, fresh_warnings: None) -> None:
+    with caplog.at_level(logging.INFO, "mxnet_trt_property"):
+        executor = bound(mlp("logged_"), "TensorRT", {"data": (3, 5)}, seed=11)
+        executor.forward()[0].wait_to_read()
+    text = caplog.text
+    assert "3 of 3 nodes in 1 subgraphs" in text
+    assert "engine for arrays on cpu(0): onnxruntime; not tensorrt:" in text
+    assert "engine built in" in text
+    report = mxnet_trt_property.reports()[-1]
+    assert (report.engine, report.nodes, report.builds, report.forwards) == ("onnxruntime", 3, 1, 1)
+
+
+SCRIPT = """
+import os, sys
+{before}
+import mxnet as mx
+{after}
+net = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="fc")
+net = mx.sym.Activation(net, act_type="relu")
+executor = net.simple_bind(mx.cpu(), grad_req="null", data=(1, 2))
+executor.forward()[0].wait_to_read()
+sys.exit(0 if hasattr(executor, "tensorrt") else 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "autoload", "status"),
+    [
+        ("os.environ['MXNET_SUBGRAPH_BACKEND'] = 'TensorRT'", "", "1", 0),
+        ("", "os.environ['MXNET_SUBGRAPH_BACKEND'] = 'TensorRT'", "1", 0),
+        ("import mxnet_trt_property", "os.environ['MXNET_SUBGRAPH_BACKEND'] = 'TensorRT'", "0", 0),
+        ("", "import mxnet_trt_property; os.environ['MXNET_SUBGRAPH_BACKEND'] = 'TensorRT'", "1", 0),
+        ("", "", "1", 3),
+    ],
+    ids=["set-before", "set-after", "package-first", "package-after", "unset"],
+)
+def test_variable_is_read_at_each_bind(
+    before: str, after: str, autoload: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MXNET_TENSORRT_AUTOLOAD", autoload)
+    code = SCRIPT.format(before=before, after=after)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert not done.stdout
