@@ -1,0 +1,232 @@
+"""ONNX nodes, small constants and weights without values: the one file that imports onnx.helper.
+
+Operator entries write through OnnxWriter. Every ONNX node is named `<MXNet node's name>/<operator>`, with a
+number where that is taken, and the writer remembers which MXNet node wrote it: a parser or an engine names
+ONNX nodes in its messages, a user knows only the names of MXNet's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from mxnet_trt_property.errors import ConversionError, message
+
+# Opset 17 is the first with LayerNormalization, and every onnx >= 1.12, onnxruntime >= 1.13 and
+# TensorRT >= 8.6 reads it. Later opsets move attributes to inputs and bring nothing that is needed here.
+OPSET = 17
+
+# IR version 8 is the one that came with opset 17; a higher one would be refused by older runtimes.
+IR_VERSION = 8
+
+# One protobuf message must be smaller than this, and the model with its weights is one message.
+MAX_MODEL_BYTES = 2**31 - 1
+
+
+class Value(NamedTuple):
+    """A named tensor of the graph: an input, an output or a weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class OnnxWriter:
+    """Collects the nodes of one model. `scope` says which MXNet node is being written."""
+
+    def __init__(self) -> None:
+        """Starts an empty model."""
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+        self._names: set[str] = set()
+        self._scope = ""
+        self._owners: dict[str, str] = {}
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """For each ONNX node's name the name of the MXNet node that wrote it."""
+        return self._owners
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Names everything written inside after the MXNet node `name`."""
+        outer, self._scope = self._scope, name
+        try:
+            yield
+        finally:
+            self._scope = outer
+
+    def reserve(self, name: str) -> str:
+        """Takes a name for a graph input, output or weight, so that no node's value can have it.
+
+        Raises:
+            ValueError: The name is taken.
+        """
+        if name in self._names:
+            raise ValueError(f"the ONNX name {name!r} is taken")
+        self._names.add(name)
+        return name
+
+    def node(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Writes one ONNX node with one output and returns the output's name."""
+        return self.nodes(op_type, inputs, 1, **attributes)[0]
+
+    def nodes(self, op_type: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
+        """Writes one ONNX node and returns the names of its outputs; attributes that are None are left out."""
+        name = self._unique(op_type)
+        names = [name] if outputs == 1 else [self._unique(f"{op_type}:{i}") for i in range(outputs)]
+        given = {k: v for k, v in attributes.items() if v is not None}
+        self._nodes.append(helper.make_node(op_type, list(inputs), names, name=name, **given))
+        self._owners[name] = self._scope
+        return names
+
+    def constant(self, value: np.ndarray[Any, Any]) -> str:
+        """Adds a small constant and returns its name; equal constants are kept once."""
+        array = np.asarray(value)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = numpy_helper.from_array(array, self._unique("constant"))
+        return str(self._constants[key].name)
+
+    def scalar(self, value: float, dtype: np.dtype[Any]) -> str:
+        """Adds a constant of shape () in the dtype of the tensor that it meets."""
+        return self.constant(np.array(value, dtype=dtype))
+
+    def ints(self, values: Sequence[int]) -> str:
+        """Adds a constant of int64: axes, shapes, pads and the like."""
+        return self.constant(np.array(list(values), dtype=np.int64))
+
+    def cast(self, name: str, dtype: np.dtype[Any]) -> str:
+        """Converts to another dtype."""
+        return self.node("Cast", [name], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
+        """Reshapes; 0 copies the input's dimension at that place and -1 is what remains."""
+        return self.node("Reshape", [name, self.ints(shape)])
+
+    def transpose(self, name: str, axes: Sequence[int]) -> str:
+        """Permutes the axes."""
+        return self.node("Transpose", [name], perm=list(axes))
+
+    def unsqueeze(self, name: str, axes: Sequence[int]) -> str:
+        """Inserts axes of size 1 at the places they have in the output."""
+        return self.node("Unsqueeze", [name, self.ints(axes)])
+
+    def squeeze(self, name: str, axes: Sequence[int]) -> str:
+        """Removes axes of size 1."""
+        return self.node("Squeeze", [name, self.ints(axes)])
+
+    def slice(
+        self, name: str, axes: Sequence[int], starts: Sequence[int], ends: Sequence[int], steps: Sequence[int]
+    ) -> str:
+        """Cuts a range out of each of `axes`."""
+        return self.node("Slice", [name, self.ints(starts), self.ints(ends), self.ints(axes), self.ints(steps)])
+
+    def reduce(self, op_type: str, name: str, axes: Sequence[int], *, keepdims: bool) -> str:
+        """Reduces over `axes`. In opset 17 only ReduceSum takes its axes as an input."""
+        if op_type == "ReduceSum":
+            return self.node(op_type, [name, self.ints(axes)], keepdims=int(keepdims))
+        return self.node(op_type, [name], axes=list(axes), keepdims=int(keepdims))
+
+    def pad(
+        self, name: str, begins: Sequence[int], ends: Sequence[int], value: str = "", mode: str = "constant"
+    ) -> str:
+        """Pads each axis; `value` names a constant and is 0 where it is left out."""
+        pads = self.ints([*begins, *ends])
+        return self.node("Pad", [name, pads, value] if value else [name, pads], mode=mode)
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives a node's value another name wherever it is written or read."""
+        for node in self._nodes:
+            for field in (node.input, node.output):
+                for i, name in enumerate(field):
+                    if name == old:
+                        field[i] = new
+
+    def is_written(self, name: str) -> bool:
+        """Whether a node, and not a graph input, a weight or a constant, is the source of a value."""
+        return any(name in node.output for node in self._nodes)
+
+    def read_names(self) -> set[str]:
+        """Returns the names that at least one node reads."""
+        return {name for node in self._nodes for name in node.input}
+
+    def model(self, inputs: Sequence[Value], outputs: Sequence[Value], weights: Sequence[Value]) -> Model:
+        """Returns the finished structure; the writer must not be used after it."""
+        graph = helper.make_graph(
+            self._nodes,
+            "subgraph",
+            [helper.make_tensor_value_info(v.name, _onnx_type(v.dtype), v.shape) for v in inputs],
+            [helper.make_tensor_value_info(v.name, _onnx_type(v.dtype), v.shape) for v in outputs],
+            initializer=list(self._constants.values()),
+        )
+        proto = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="mxnet-trt-property",
+        )
+        return Model(proto, tuple(weights))
+
+    def _unique(self, suffix: str) -> str:
+        base = f"{self._scope}/{suffix}" if self._scope else suffix
+        name, number = base, 1
+        while name in self._names:
+            name, number = f"{base}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+
+class Model:
+    """A model whose weights are named but have no values yet."""
+
+    def __init__(self, proto: onnx.ModelProto, weights: tuple[Value, ...]) -> None:
+        """Keeps the structure as bytes: a copy of those is cheaper than a copy of a message."""
+        self._structure: bytes = proto.SerializeToString()
+        self._weights = weights
+
+    def serialize(self, values: Mapping[str, np.ndarray[Any, Any]], label: str) -> bytes:
+        """Returns the bytes of the model with `values`, by ONNX name, as its initializers.
+
+        Raises:
+            ConversionError: A value is missing or is not as declared, or the model exceeds protobuf's limit.
+        """
+        total = len(self._structure) + sum(int(np.prod(w.shape)) * w.dtype.itemsize for w in self._weights)
+        if total > MAX_MODEL_BYTES:
+            raise ConversionError(
+                message(
+                    f"The model of {label} is too large for one ONNX file",
+                    found=f"{total} bytes with its weights",
+                    required=f"at most {MAX_MODEL_BYTES} bytes (protobuf's limit of 2 GiB)",
+                    next_step="exclude the nodes with the largest weights with MXNET_TENSORRT_EXCLUDE_NODES",
+                )
+            )
+        proto = onnx.ModelProto()
+        proto.ParseFromString(self._structure)
+        for weight in self._weights:
+            value = values.get(weight.name)
+            if value is None or value.shape != weight.shape or value.dtype != weight.dtype:
+                found = "nothing" if value is None else f"{value.dtype} {value.shape}"
+                raise ConversionError(
+                    message(
+                        f"Weight '{weight.name}' of {label} is not as the model declares it",
+                        found=found,
+                        required=f"{weight.dtype} {weight.shape}",
+                    )
+                )
+            tensor = proto.graph.initializer.add()
+            tensor.name = weight.name
+            tensor.data_type = _onnx_type(weight.dtype)
+            tensor.dims.extend(weight.shape)
+            tensor.raw_data = np.ascontiguousarray(value).tobytes()
+        result: bytes = proto.SerializeToString()
+        return result
+
+
+def _onnx_type(dtype: np.dtype[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

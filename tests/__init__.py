@@ -1,0 +1,1 @@
+"""Tests; `harness` compares MXNet with the package."""

@@ -1,0 +1,1 @@
+"""One test file for each file of mxnet_trt_property/operators."""

@@ -1,0 +1,87 @@
+"""Arithmetic element by element."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+
+S = mx.sym
+X, Y = S.var("x"), S.var("y")
+
+SHAPE = {"x": (2, 3, 4)}
+
+
+def _positive(rng, shape):
+    return rng.uniform(0.1, 4.0, shape)
+
+
+def _call(operator, *inputs, **parameters):
+    group = S._internal if operator.startswith("_") else S
+    return lambda: getattr(group, operator)(*inputs, **parameters)
+
+
+ACCEPTED = [
+    Row(name, "plain", _call(name, X), SHAPE, 1e-5, 1e-6)
+    for name in "relu sigmoid softsign tanh exp abs negative reciprocal erf floor ceil sin cos sign square".split()
+]
+ACCEPTED += [
+    Row(name, "positive", _call(name, X), SHAPE, 1e-5, 1e-6, fills={"x": _positive})
+    for name in ("log", "sqrt", "rsqrt")
+]
+ACCEPTED += [
+    Row(name, "plain", _call(name, X, Y), {**SHAPE, "y": (2, 3, 4)}, 1e-5, 1e-6)
+    for name in "elemwise_add elemwise_sub elemwise_mul elemwise_div _maximum _minimum".split()
+]
+ACCEPTED += [
+    Row(f"broadcast_{name}", kind, _call(f"broadcast_{name}", X, Y), {"x": (2, 1, 4), "y": shape}, 1e-5, 1e-6)
+    for name in "add sub mul div maximum minimum".split()
+    for kind, shape in (("axes", (2, 3, 1)), ("same", (2, 1, 4)))
+]
+ACCEPTED += [
+    Row(name, "scalar", _call(name, X, scalar=-1.7), SHAPE, 1e-5, 1e-6)
+    for name in (
+        "_plus_scalar _minus_scalar _mul_scalar _div_scalar _maximum_scalar _minimum_scalar _rminus_scalar _rdiv_scalar"
+    ).split()
+]
+ACCEPTED += [
+    # Negative bases, which pow through a logarithm would lose.
+    Row("_power_scalar", f"{scalar}", _call("_power_scalar", X, scalar=scalar), SHAPE, 1e-5, 1e-6)
+    for scalar in (1, 2, 3, 4, -1, -2)
+]
+ACCEPTED += [
+    Row("_power_scalar", "root", _call("_power_scalar", X, scalar=0.5), SHAPE, 1e-5, 1e-6, fills={"x": _positive}),
+    Row("_plus_scalar", "float16", lambda: X + 0.1, SHAPE, 1e-3, 1e-3, {"x": "float16"}),
+    Row("_rminus_scalar", "renamed", lambda: S._internal._rminus_scalar(X, scalar=3, name="plain"), SHAPE, 1e-5, 1e-6),
+    Row("_contrib_div_sqrt_dim", "plain", lambda: S.contrib.div_sqrt_dim(X), SHAPE, 1e-6, 1e-6),
+    Row("add_n", "three", lambda: S.add_n(X, Y, X), {**SHAPE, "y": (2, 3, 4)}, 1e-5, 1e-6),
+    Row("add_n", "one", lambda: S.add_n(X), SHAPE, 0.0, 0.0),
+    Row("elemwise_add", "twice_the_same", lambda: X + X, SHAPE, 0.0, 0.0),
+]
+
+REFUSED = [
+    Refusal(
+        "_power_scalar", "third", _call("_power_scalar", X, scalar=1.5), SHAPE, "exponent: found 1.5, required 0.5, or"
+    ),
+    Refusal("_power_scalar", "large", _call("_power_scalar", X, scalar=9), SHAPE, "exponent: found 9.0"),
+    Refusal(
+        "elemwise_add",
+        "float64",
+        lambda: X + X,
+        SHAPE,
+        "dtype of input 0: found float64, required float32 or float16",
+        {"x": "float64"},
+    ),
+]
+
+
+@pytest.mark.parametrize("row", ACCEPTED, ids=str)
+def test_accepted(row: Row) -> None:
+    """The node is taken and equals MXNet."""
+    assert_row(row)
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=str)
+def test_refused(row: Refusal) -> None:
+    """The node is left to MXNet, and the reason says why."""
+    assert_refused(row)

@@ -1,0 +1,107 @@
+"""Normalizations."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+
+S = mx.sym
+X, Y = S.var("x"), S.var("y")
+
+
+def _op(operator, **parameters):
+    return lambda: getattr(S, operator)(X, name="op", **parameters)
+
+
+IMAGE = {"x": (2, 6, 5, 7)}
+
+ACCEPTED = [
+    Row("BatchNorm", "default", _op("BatchNorm"), IMAGE, 1e-5, 1e-5),
+    Row("BatchNorm", "gamma", _op("BatchNorm", fix_gamma=False, eps=1e-5), IMAGE, 1e-5, 1e-5),
+    Row("BatchNorm", "global_stats", _op("BatchNorm", fix_gamma=False, use_global_stats=True), IMAGE, 1e-5, 1e-5),
+    Row("BatchNorm", "2d", _op("BatchNorm", fix_gamma=False), {"x": (3, 4)}, 1e-5, 1e-5),
+    Row("BatchNorm", "3d", _op("BatchNorm", fix_gamma=False), {"x": (3, 4, 5)}, 1e-5, 1e-5),
+    Row("BatchNorm", "5d", _op("BatchNorm", fix_gamma=False), {"x": (1, 4, 2, 3, 5)}, 1e-5, 1e-5),
+    Row("BatchNorm", "last_axis", _op("BatchNorm", fix_gamma=False, axis=-1), IMAGE, 1e-5, 1e-5),
+    Row("BatchNorm", "axis_2", _op("BatchNorm", axis=2), IMAGE, 1e-5, 1e-5),
+    Row("BatchNorm", "float16", _op("BatchNorm", fix_gamma=False), IMAGE, 1e-2, 1e-2, {"x": "float16"}),
+    Row("BatchNorm", "float16_axis", _op("BatchNorm", axis=3), IMAGE, 1e-2, 1e-2, {"x": "float16"}),
+    Row("LayerNorm", "default", _op("LayerNorm"), {"x": (2, 3, 8)}, 1e-5, 1e-5),
+    Row("LayerNorm", "named_axis", _op("LayerNorm", axis=2, eps=1e-3), {"x": (2, 3, 8)}, 1e-5, 1e-5),
+    Row("InstanceNorm", "2d", _op("InstanceNorm"), IMAGE, 1e-5, 1e-5),
+    Row("InstanceNorm", "1d", _op("InstanceNorm", eps=1e-5), {"x": (2, 3, 8)}, 1e-5, 1e-5),
+    Row("GroupNorm", "groups", _op("GroupNorm", num_groups=3), IMAGE, 1e-5, 1e-5),
+    Row("L2Normalization", "instance", _op("L2Normalization"), IMAGE, 1e-5, 1e-6),
+    Row("L2Normalization", "channel", _op("L2Normalization", mode="channel"), IMAGE, 1e-5, 1e-6),
+    Row("L2Normalization", "spatial", _op("L2Normalization", mode="spatial", eps=1e-3), IMAGE, 1e-5, 1e-6),
+    Row("LRN", "default", _op("LRN", nsize=5), IMAGE, 1e-5, 1e-6),
+    Row("LRN", "strong", _op("LRN", nsize=3, alpha=0.5, beta=0.6, knorm=1.0), IMAGE, 1e-5, 1e-6),
+]
+
+REFUSED = [
+    Refusal(
+        "BatchNorm",
+        "computed_beta",
+        lambda: S.BatchNorm(X, beta=Y, name="op"),
+        IMAGE,
+        "beta: found a value that changes",
+    ),
+    Refusal(
+        "BatchNorm",
+        "computed_gamma",
+        lambda: S.BatchNorm(X, Y, fix_gamma=False, name="op"),
+        IMAGE,
+        "gamma: found a value that changes",
+    ),
+    Refusal(
+        "BatchNorm",
+        "mean_var",
+        _op("BatchNorm", output_mean_var=True),
+        IMAGE,
+        "output_mean_var: found True, required False",
+    ),
+    Refusal("BatchNorm", "axis_of_unknown", _op("BatchNorm", axis=-1), {}, "axis -1: found an unknown shape"),
+    Refusal("LayerNorm", "axis_1", _op("LayerNorm", axis=1), {"x": (2, 3, 8)}, "axis: found 1, required the last one"),
+    Refusal(
+        "InstanceNorm",
+        "computed_gamma",
+        lambda: S.InstanceNorm(X, Y, name="op"),
+        IMAGE,
+        "gamma: found a value that changes",
+    ),
+    Refusal("GroupNorm", "mean_var", _op("GroupNorm", output_mean_var=True), IMAGE, "output_mean_var: found True"),
+    Refusal(
+        "L2Normalization",
+        "few_axes",
+        _op("L2Normalization"),
+        {"x": (4,)},
+        "number of axes: found 1, required 2 or more",
+    ),
+    Refusal("LRN", "even", _op("LRN", nsize=4), {}, "nsize: found 4, required an odd number"),
+    Refusal(
+        "LRN",
+        "float16",
+        _op("LRN", nsize=3),
+        IMAGE,
+        "dtype of input 0: found float16, required float32",
+        {"x": "float16"},
+    ),
+]
+
+
+def test_fixed_gamma_is_not_read() -> None:
+    """With fix_gamma whatever gamma holds counts as 1, and may even be fed."""
+    assert_row(Row("BatchNorm", "fed_gamma", lambda: S.BatchNorm(X, Y, name="op"), {**IMAGE, "y": (6,)}, 1e-5, 1e-5))
+
+
+@pytest.mark.parametrize("row", ACCEPTED, ids=str)
+def test_accepted(row: Row) -> None:
+    """The node is taken and equals MXNet."""
+    assert_row(row)
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=str)
+def test_refused(row: Refusal) -> None:
+    """The node is left to MXNet, and the reason says why."""
+    assert_refused(row)

@@ -1,0 +1,121 @@
+"""Pooling and adaptive pooling."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+
+S = mx.sym
+X = S.var("x")
+
+
+def _pool(**parameters):
+    return lambda: S.Pooling(X, name="op", **parameters)
+
+
+IMAGE = {"x": (2, 3, 10, 11)}
+# Kernel 3 and stride 2: 'full' reaches one beyond the input on an axis of even size.
+FULL = {"kernel": (3, 3), "stride": (2, 2), "pooling_convention": "full"}
+
+ACCEPTED = [
+    Row("Pooling", f"{kind}_{name}", _pool(pool_type=kind, **parameters), shapes, 1e-5, 1e-6)
+    for kind in ("max", "avg", "sum")
+    for name, parameters, shapes in [
+        ("1d", {"kernel": (3,), "stride": (2,), "pad": (1,)}, {"x": (2, 3, 10)}),
+        ("2d", {"kernel": (3, 2)}, IMAGE),
+        ("stride_pad", {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1)}, IMAGE),
+        ("uneven", {"kernel": (3, 4), "stride": (3, 2), "pad": (0, 2)}, IMAGE),
+        ("3d", {"kernel": (2, 2, 2), "stride": (2, 2, 2)}, {"x": (1, 2, 5, 6, 7)}),
+        ("global", {"kernel": (1, 1), "global_pool": True}, IMAGE),
+        ("global_1d", {"global_pool": True}, {"x": (2, 3, 10)}),
+        ("global_3d", {"global_pool": True, "pad": (1, 1, 1), "kernel": (2, 2, 2)}, {"x": (1, 2, 3, 4, 5)}),
+        ("full", FULL, IMAGE),
+        ("full_pad", {**FULL, "pad": (1, 1)}, IMAGE),
+        ("full_1d", {"kernel": (4,), "stride": (3,), "pad": (1,), "pooling_convention": "full"}, {"x": (2, 3, 10)}),
+        ("full_stride", {"kernel": (2, 2), "stride": (3, 3), "pooling_convention": "full"}, {"x": (1, 2, 8, 11)}),
+    ]
+]
+ACCEPTED += [
+    Row("Pooling", f"avg_{name}", _pool(pool_type="avg", count_include_pad=False, **parameters), IMAGE, 1e-5, 1e-6)
+    for name, parameters in [
+        ("exclude_pad", {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1)}),
+        ("exclude_pad_full", {**FULL, "pad": (1, 1)}),
+    ]
+]
+ACCEPTED += [
+    Row("Pooling", "float16", _pool(kernel=(3, 3), pool_type="avg", pad=(1, 1)), IMAGE, 1e-2, 1e-3, {"x": "float16"}),
+    Row("Pooling", "float16_sum", _pool(kernel=(3, 3), pool_type="sum"), IMAGE, 1e-2, 1e-2, {"x": "float16"}),
+    Row("Pooling", "lp_1", _pool(pool_type="lp", p_value=1, kernel=(2, 2)), IMAGE, 1e-5, 1e-6),
+    Row(
+        "Pooling", "lp_2", _pool(pool_type="lp", p_value=2, kernel=(3, 3), stride=(2, 2), pad=(1, 1)), IMAGE, 1e-5, 1e-6
+    ),
+    Row("Pooling", "lp_2_global", _pool(pool_type="lp", p_value=2, global_pool=True), IMAGE, 1e-5, 1e-6),
+    Row("_contrib_AdaptiveAvgPooling2D", "one", lambda: S.contrib.AdaptiveAvgPooling2D(X), IMAGE, 1e-5, 1e-6),
+    Row(
+        "_contrib_AdaptiveAvgPooling2D",
+        "divides",
+        lambda: S.contrib.AdaptiveAvgPooling2D(X, output_size=(5, 11)),
+        IMAGE,
+        1e-5,
+        1e-6,
+    ),
+    Row(
+        "_contrib_AdaptiveAvgPooling2D",
+        "square",
+        lambda: S.contrib.AdaptiveAvgPooling2D(X, output_size=2),
+        {"x": (1, 3, 4, 6)},
+        1e-5,
+        1e-6,
+    ),
+]
+
+REFUSED = [
+    Refusal("Pooling", "nhwc", _pool(kernel=(2, 2), layout="NHWC"), {}, "layout: found NHWC"),
+    Refusal(
+        "Pooling", "lp_3", _pool(kernel=(2, 2), pool_type="lp", p_value=3), {}, "p_value: found 3, required 1 or 2"
+    ),
+    Refusal(
+        "Pooling", "wide_pad", _pool(kernel=(2, 2), pad=(2, 1)), {}, "pad: found (2, 1), required less than the kernel"
+    ),
+    Refusal(
+        "Pooling",
+        "outside",
+        _pool(kernel=(1, 1), stride=(2, 2), pooling_convention="full"),
+        {"x": (1, 2, 4, 4)},
+        "start 4, required less than 4",
+    ),
+    Refusal(
+        "Pooling",
+        "outside_unknown",
+        _pool(kernel=(1, 1), stride=(2, 2), pooling_convention="full"),
+        {},
+        "found an unknown shape",
+    ),
+    Refusal(
+        "Pooling",
+        "same",
+        _pool(kernel=(3,), pooling_convention="same"),
+        {},
+        "pooling_convention: found same, required valid or full",
+    ),
+    Refusal(
+        "_contrib_AdaptiveAvgPooling2D",
+        "uneven",
+        lambda: S.contrib.AdaptiveAvgPooling2D(X, output_size=3),
+        IMAGE,
+        "output_size: found (3, 3), required divisors",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", ACCEPTED, ids=str)
+def test_accepted(row: Row) -> None:
+    """The node is taken and equals MXNet."""
+    assert_row(row)
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=str)
+def test_refused(row: Refusal) -> None:
+    """The node is left to MXNet, and the reason says why."""
+    assert_refused(row)
