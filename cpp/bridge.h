@@ -7,9 +7,10 @@
 #ifndef MXNET_TRT_PROPERTY_BRIDGE_H_
 #define MXNET_TRT_PROPERTY_BRIDGE_H_
 
+#include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 1
+#define MXTRT_ABI_VERSION 2
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -59,8 +60,38 @@ typedef struct MxtrtCallbacks {
   int (*destroy)(int64_t state_id);
 } MxtrtCallbacks;
 
+// Functions of the CUDA driver, looked up by Python, which owns the driver library. Status 0 is success.
+typedef struct MxtrtCuda {
+  int (*ctx_push)(void* context);
+  int (*ctx_pop)(void** context);
+  int (*graph_launch)(void* graph, void* stream);
+  int (*stream_synchronize)(void* stream);
+  int (*copy_on_device)(uint64_t target, uint64_t source, size_t bytes, void* stream);
+} MxtrtCuda;
+
+// How one array and a captured run come together.
+typedef struct MxtrtCopy {
+  void* address;  // the run works on the array at this address itself; NULL: on `staging`
+  void* staging;  // pinned host memory for host arrays, device memory for GPU arrays
+  uint64_t bytes;
+  int32_t position;  // of the array among the inputs, or among the outputs, of the caller
+  int32_t reserved;
+} MxtrtCopy;
+
+// A run of an engine with its copies, captured in a CUDA graph. Everything is owned by the caller and outlives it.
+typedef struct MxtrtReplaySpec {
+  MxtrtCuda cuda;
+  void* context;  // CUcontext
+  void* graph;    // CUgraphExec
+  void* stream;   // where host arrays run, waited for; NULL: GPU arrays, on the stream of the call, not waited for
+  const MxtrtCopy* inputs;
+  const MxtrtCopy* outputs;
+  int32_t num_inputs;
+  int32_t num_outputs;
+} MxtrtReplaySpec;
+
 MXTRT_EXPORT int mxtrt_abi_version(void);
-// Sizes of MxtrtTensor, MxtrtAttrs and MxtrtCallbacks, for the check at load time.
+// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy and MxtrtReplaySpec, for the check at load time.
 MXTRT_EXPORT void mxtrt_struct_sizes(uint32_t* sizes);
 // Copies the table; NULL takes the callbacks away (interpreter exit), after which forwards fail with a message.
 MXTRT_EXPORT int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks);
@@ -69,6 +100,16 @@ MXTRT_EXPORT void mxtrt_set_error(const char* text);
 // The partition that the next BuildSubgraph pass applies: a group id for each node, -1 for 'stays with MXNet',
 // and the attributes that each new node gets. Copied. With count 0 nothing is taken.
 MXTRT_EXPORT void mxtrt_set_groups(const int32_t* groups, int32_t count, const MxtrtAttrs* node_attrs);
+// Makes a replay of a captured run (the spec is copied); free it with mxtrt_replay_free once no state has it.
+MXTRT_EXPORT void* mxtrt_replay_new(const MxtrtReplaySpec* spec);
+MXTRT_EXPORT void mxtrt_replay_free(void* replay);
+// Runs a replay on arrays given by address. Returns MXTRT_FAIL, with mxtrt_error(), if an array is not where the
+// captured run expects it or the driver refuses.
+MXTRT_EXPORT int mxtrt_replay_run(void* replay, void* const* inputs, void* const* outputs, void* stream);
+// The replays that a state's forwards try, first one first, before they call Python; replaces those it had.
+MXTRT_EXPORT int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count);
+// The error text of this thread.
+MXTRT_EXPORT const char* mxtrt_error(void);
 // How many times Python was called since the library was loaded: a replayed forward makes no call.
 MXTRT_EXPORT uint64_t mxtrt_callback_count(void);
 

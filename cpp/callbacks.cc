@@ -41,6 +41,8 @@ void mxtrt_struct_sizes(uint32_t* sizes) {
   sizes[0] = sizeof(MxtrtTensor);
   sizes[1] = sizeof(MxtrtAttrs);
   sizes[2] = sizeof(MxtrtCallbacks);
+  sizes[3] = sizeof(MxtrtCopy);
+  sizes[4] = sizeof(MxtrtReplaySpec);
 }
 
 int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks) {
@@ -56,6 +58,8 @@ int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks) {
 }
 
 void mxtrt_set_error(const char* text) { mxtrt::ErrorText() = text; }
+
+const char* mxtrt_error(void) { return mxtrt::ErrorText().c_str(); }
 
 uint64_t mxtrt_callback_count(void) { return mxtrt::g_callback_count.load(std::memory_order_relaxed); }
 

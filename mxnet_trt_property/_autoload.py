@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _MXNET = "mxnet"
 
 _NEXT_STEP = (
-    "MXNet goes on without TensorRT | next step: run `mxnet-trt doctor`; "
+    "MXNet goes on without TensorRT | next step: reinstall mxnet-trt-property next to this mxnet; "
     "MXNET_TENSORRT_AUTOLOAD=0 turns the import hook off and silences this"
 )
 

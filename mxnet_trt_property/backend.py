@@ -76,16 +76,34 @@ def build(
         return None
     load_native()
     optimize = stock_optimize_for or type(symbol).optimize_for
+    heads = decisions.graph.heads
+    unique = list(dict.fromkeys(heads))
+    if len(unique) < len(heads):
+        # MXNet's pass gives each repetition of a head an output of the new node that the node does not have; binding
+        # such a symbol crashes.
+        import mxnet as mx
+
+        reduced = mx.sym.Group([symbol[heads.index(head)] for head in unique])
+        made = _run_pass(reduced, decisions, options, optimize)
+        new = mx.sym.Group([made[unique.index(head)] for head in heads])
+    else:
+        new = _run_pass(symbol, decisions, options, optimize)
+    _name_nodes(new, {node.name for node in decisions.graph.nodes})
+    return Partitioned(new, decisions)
+
+
+def _run_pass(
+    symbol: Any, decisions: partition.Partition, options: Optional[Mapping[str, str]], optimize: Callable[..., Any]
+) -> Any:
+    """Runs MXNet's BuildSubgraph pass with our decisions."""
     with _partition_lock:
         _pending.work = (decisions, dict(options or {}))
         try:
             # No arrays are passed: shapes were inferred here already, and MXNet would want every one of them.
-            new = optimize(symbol, settings.BACKEND, dedup_subgraph=True)
+            return optimize(symbol, settings.BACKEND, dedup_subgraph=True)
         finally:
             _pending.work = None
             native.set_groups(())
-    _name_nodes(new, {node.name for node in decisions.graph.nodes})
-    return Partitioned(new, decisions)
 
 
 def load_native() -> None:

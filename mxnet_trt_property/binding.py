@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple, Optional
 
 import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, settings
+from mxnet_trt_property import backend, session, settings
 from mxnet_trt_property.errors import SettingError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -53,6 +54,7 @@ class Attachment:
         twin: The executor that `make_stock` made, once it was needed.
         use_twin: Whether every forward goes to the twin, after the TensorRT nodes failed.
         checked: Whether the first forward is behind, and so is a fallback.
+        sessions: The sessions of the executor's TensorRT nodes.
     """
 
     made: backend.Partitioned
@@ -60,6 +62,7 @@ class Attachment:
     twin: Any = None
     use_twin: bool = False
     checked: bool = False
+    sessions: list[session.Session] = field(default_factory=list)
 
 
 class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
@@ -122,6 +125,19 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         self._output_dict = None
         return self.outputs
 
+    def __del__(self) -> None:
+        """Waits for the forward under way and lets go of the arrays' memory before MXNet frees the executor."""
+        state = getattr(self, "tensorrt", None)
+        if state is not None and state.sessions:
+            for output in self.outputs:
+                try:
+                    output.wait_to_read()
+                except MXNetError:
+                    pass  # whoever wanted to know has asked
+            for member in state.sessions:
+                member.release_arrays()
+        super().__del__()
+
     def set_monitor_callback(self, callback: Any, monitor_all: bool = False) -> None:
         """Installs a callback for each output, as Executor.set_monitor_callback does."""
         super().set_monitor_callback(callback, monitor_all)
@@ -152,7 +168,8 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         all_shapes = _argument_shapes(symbol, known)
         free = {k: v for k, v in all_shapes.items() if k not in plain and k != "self"}
         dtypes = backend.complete_dtypes(symbol, plain.get("type_dict") or {})
-        executor = stock_bind(made.symbol, free, type_dict=dtypes)
+        with session.collect() as sessions:
+            executor = stock_bind(made.symbol, free, type_dict=dtypes)
 
         def make_stock(current: Any) -> Any:
             with native_default_backend():
@@ -160,7 +177,7 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
                     symbol, plain["ctx"], list(current.arg_arrays), None, "null", list(current.aux_arrays)
                 )
 
-        return _attach(executor, symbol, made, make_stock)
+        return _attach(executor, symbol, made, make_stock, sessions)
 
 
 def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
@@ -181,22 +198,23 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         auxiliary = _by_name(arguments["aux_states"] or [], symbol.list_auxiliary_states())
         if made is None or auxiliary is None:
             return stock_bind(symbol)
-        executor = stock.bind(
-            made.symbol,
-            arguments["ctx"],
-            arrays,
-            None,
-            "null",
-            auxiliary,
-            arguments["group2ctx"],
-            arguments["shared_exec"],
-        )
+        with session.collect() as sessions:
+            executor = stock.bind(
+                made.symbol,
+                arguments["ctx"],
+                arrays,
+                None,
+                "null",
+                auxiliary,
+                arguments["group2ctx"],
+                arguments["shared_exec"],
+            )
 
         def make_stock(current: Any) -> Any:
             with native_default_backend():
                 return stock_bind(symbol)
 
-        attached = _attach(executor, symbol, made, make_stock)
+        attached = _attach(executor, symbol, made, make_stock, sessions)
         attached.grad_arrays = arguments["args_grad"]
         attached._grad_req = arguments["grad_req"]
         return attached
@@ -255,7 +273,8 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
         if not arguments["partial_shaping"]:
             _check_unspecified(executor, shapes, all_shapes)
         # MXNet checks the sizes and shares the memory. Its arrays come in the order of the partitioned symbol.
-        new = stock.reshape(executor, True, arguments["allow_up_sizing"], **{**shapes, **all_shapes})
+        with session.collect() as sessions:
+            new = stock.reshape(executor, True, arguments["allow_up_sizing"], **{**shapes, **all_shapes})
         arrays = dict(zip(state.made.symbol.list_arguments(), new.arg_arrays))
         auxiliary = dict(zip(state.made.symbol.list_auxiliary_states(), new.aux_arrays))
         made = _partition(symbol, {k: v.shape for k, v in arrays.items()}, {k: v.dtype for k, v in arrays.items()})
@@ -268,8 +287,9 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
             return make_stock(new)
         if made.decisions.groups != state.made.decisions.groups:
             # Other nodes can be taken at the new shapes.
-            new = stock.bind(made.symbol, executor._ctx, arrays, None, "null", auxiliary)
-        return _attach(new, symbol, made, make_stock)
+            with session.collect() as sessions:
+                new = stock.bind(made.symbol, executor._ctx, arrays, None, "null", auxiliary)
+        return _attach(new, symbol, made, make_stock, sessions)
 
 
 def _partition(
@@ -306,7 +326,13 @@ def _partition(
     return made
 
 
-def _attach(executor: Any, symbol: Any, made: backend.Partitioned, make_stock: Callable[[Any], Any]) -> Any:
+def _attach(
+    executor: Any,
+    symbol: Any,
+    made: backend.Partitioned,
+    make_stock: Callable[[Any], Any],
+    sessions: list[session.Session],
+) -> Any:
     """Makes an executor of the partitioned symbol look like one of the original."""
     arguments = backend.permutation(symbol.list_arguments(), made.symbol.list_arguments())
     auxiliary = backend.permutation(symbol.list_auxiliary_states(), made.symbol.list_auxiliary_states())
@@ -316,8 +342,21 @@ def _attach(executor: Any, symbol: Any, made: backend.Partitioned, make_stock: C
     executor._symbol = symbol.__copy__()
     executor._arg_dict = executor._grad_dict = executor._aux_dict = executor._output_dict = None
     executor.__class__ = TensorRTExecutor
-    executor.tensorrt = Attachment(made, make_stock)
+    executor.tensorrt = Attachment(made, make_stock, sessions=sessions)
+    if executor._ctx.device_type == "cpu":
+        # The executor keeps these arrays until it is deleted, and then releases them first.
+        held = (*executor.arg_arrays, *executor.aux_arrays, *executor.outputs)
+        addresses = {_address(array) for array in held} - {0}
+        for member in sessions:
+            member.keep_in_place(addresses)
     return executor
+
+
+def _address(array: Any) -> int:
+    """Returns the address of an array's memory."""
+    pointer = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+    return pointer.value or 0
 
 
 def _why_stock(symbol: Any, grad_req: Any, group2ctx: Any, stype_dict: Any) -> Optional[str]:

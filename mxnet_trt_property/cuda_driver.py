@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Optional
@@ -24,6 +25,8 @@ OUT_OF_MEMORY = 2
 _ATTRIBUTE_MAJOR = 75
 _ATTRIBUTE_MINOR = 76
 _HOST_ALLOC_PORTABLE = 1  # pinned for every context, not only the current one
+_HOST_REGISTER_PORTABLE = 1
+_CAPTURE_RELAXED = 2  # calls of this and other threads that would spoil a stricter capture are allowed
 _STREAM_NON_BLOCKING = 1  # does not wait for work on the legacy default stream
 
 _Int = ctypes.c_int
@@ -66,6 +69,14 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamCreate": (_PPtr, _Uint),
     "cuStreamDestroy_v2": (_Ptr,),
     "cuStreamSynchronize": (_Ptr,),
+    "cuStreamBeginCapture_v2": (_Ptr, _Int),
+    "cuStreamEndCapture": (_Ptr, _PPtr),
+    "cuGraphInstantiateWithFlags": (_PPtr, _Ptr, ctypes.c_ulonglong),
+    "cuGraphLaunch": (_Ptr, _Ptr),
+    "cuGraphDestroy": (_Ptr,),
+    "cuGraphExecDestroy": (_Ptr,),
+    "cuMemHostRegister_v2": (_Ptr, _Size, _Uint),
+    "cuMemHostUnregister": (_Ptr,),
 }
 
 _NEXT_STEPS = {
@@ -314,6 +325,47 @@ class Driver:
     def stream_destroy(self, stream: int) -> None:
         """Destroys a stream; work queued on it still completes."""
         self._call("cuStreamDestroy_v2", "destroying a stream", stream)
+
+    def capture(self, stream: int, work: Callable[[], None]) -> int:
+        """Returns an executable graph (a CUgraphExec) of what `work` queues on `stream`.
+
+        Raises:
+            CudaError: The driver cannot capture the work.
+        """
+        self._call("cuStreamBeginCapture_v2", "beginning a capture", stream, _CAPTURE_RELAXED)
+        graph, executable = _Ptr(), _Ptr()
+        try:
+            work()
+        finally:
+            # Always ended, or the stream would stay unusable; an invalidated capture is an error of its own.
+            status = self._function("cuStreamEndCapture")(stream, ctypes.byref(graph))
+        self.check(status, "ending a capture")
+        try:
+            what = "making a graph executable"
+            self._call("cuGraphInstantiateWithFlags", what, ctypes.byref(executable), graph, 0)
+        finally:
+            self._call("cuGraphDestroy", "freeing a graph", graph)
+        return int(executable.value or 0)
+
+    def graph_free(self, executable: int) -> None:
+        """Frees an executable graph."""
+        self._call("cuGraphExecDestroy", "freeing an executable graph", executable)
+
+    def host_register(self, address: int, nbytes: int) -> None:
+        """Pins host memory in place, so that it can be copied from and to without a staging buffer.
+
+        Raises:
+            CudaError: The memory cannot be pinned, or part of one of its pages is already.
+        """
+        self._call("cuMemHostRegister_v2", f"pinning {nbytes} bytes", address, nbytes, _HOST_REGISTER_PORTABLE)
+
+    def host_unregister(self, address: int) -> None:
+        """Unpins host memory that was pinned in place."""
+        self._call("cuMemHostUnregister", "unpinning memory", address)
+
+    def address_of(self, name: str) -> int:
+        """Returns the address of a driver function, for the native library."""
+        return int(ctypes.cast(self._function(name), ctypes.c_void_p).value or 0)
 
     def synchronize(self, stream: int) -> None:
         """Waits until all work on `stream` is done; errors of that work surface here."""

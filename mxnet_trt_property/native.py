@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.errors import NativeLibraryError, TensorRTPropertyError, message
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -52,6 +52,45 @@ class CAttrs(ctypes.Structure):
             (self.keys[i] or b"").decode("utf-8", "replace"): (self.values[i] or b"").decode("utf-8", "replace")
             for i in range(self.count)
         }
+
+
+class CCuda(ctypes.Structure):
+    """MxtrtCuda."""
+
+    _fields_ = (
+        ("ctx_push", ctypes.c_void_p),
+        ("ctx_pop", ctypes.c_void_p),
+        ("graph_launch", ctypes.c_void_p),
+        ("stream_synchronize", ctypes.c_void_p),
+        ("copy_on_device", ctypes.c_void_p),
+    )
+
+
+class CCopy(ctypes.Structure):
+    """MxtrtCopy."""
+
+    _fields_ = (
+        ("address", ctypes.c_void_p),
+        ("staging", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+        ("position", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    )
+
+
+class CReplaySpec(ctypes.Structure):
+    """MxtrtReplaySpec."""
+
+    _fields_ = (
+        ("cuda", CCuda),
+        ("context", ctypes.c_void_p),
+        ("graph", ctypes.c_void_p),
+        ("stream", ctypes.c_void_p),
+        ("inputs", ctypes.POINTER(CCopy)),
+        ("outputs", ctypes.POINTER(CCopy)),
+        ("num_inputs", ctypes.c_int32),
+        ("num_outputs", ctypes.c_int32),
+    )
 
 
 _Decide = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(CAttrs))
@@ -111,20 +150,25 @@ class Handlers(NamedTuple):
     at_exit: Callable[[], None]
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _library: Optional[ctypes.CDLL] = None
+_in_mxnet = False
 _keep_alive: list[Any] = []
 
 
 def library() -> ctypes.CDLL:
-    """Returns the loaded library.
+    """Returns the native library, opened for this process; MXNet need not be there.
 
     Raises:
-        NativeLibraryError: `load` was not called before.
+        NativeLibraryError: The library is missing, or of another version than this package.
     """
-    if _library is None:
-        raise NativeLibraryError("The native library is not loaded; call native.load(...) first")
-    return _library
+    global _library
+    with _lock:
+        if _library is None:
+            lib = _open(LIBRARY)
+            _check_abi(lib, LIBRARY)
+            _library = lib
+        return _library
 
 
 def load(handlers: Handlers) -> ctypes.CDLL:
@@ -133,16 +177,14 @@ def load(handlers: Handlers) -> ctypes.CDLL:
     Raises:
         NativeLibraryError: The library is missing, is of another version, or MXNet refuses it.
     """
-    global _library
+    global _in_mxnet
     with _lock:
-        if _library is not None:
-            return _library
-        lib = _open(LIBRARY)
-        _check_abi(lib, LIBRARY)
-        _connect(lib, handlers)
-        _load_into_mxnet(LIBRARY)
-        atexit.register(_disconnect, handlers.at_exit)
-        _library = lib
+        lib = library()
+        if not _in_mxnet:
+            _connect(lib, handlers)
+            _load_into_mxnet(LIBRARY)
+            atexit.register(_disconnect, handlers.at_exit)
+            _in_mxnet = True
         return lib
 
 
@@ -152,6 +194,12 @@ def set_groups(groups: Sequence[int], node_attrs: Optional[Mapping[str, str]] = 
     attrs = dict(node_attrs or {})
     c_attrs = CAttrs(_c_texts(list(attrs)), _c_texts(list(attrs.values())), len(attrs))
     library().mxtrt_set_groups(array, len(groups), ctypes.byref(c_attrs))
+
+
+def set_replays(state_id: int, handles: Sequence[int]) -> None:
+    """Gives a native state the captured runs that its forwards try before they call Python; none if it is gone."""
+    array = (ctypes.c_void_p * max(1, len(handles)))(*handles)
+    library().mxtrt_state_set_replays(state_id, array, len(handles))
 
 
 def callback_count() -> int:
@@ -184,14 +232,23 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_set_groups.restype = None
     lib.mxtrt_set_callbacks.argtypes = [ctypes.POINTER(CCallbacks)]
     lib.mxtrt_callback_count.restype = ctypes.c_uint64
+    lib.mxtrt_error.restype = ctypes.c_char_p
+    lib.mxtrt_replay_new.argtypes = [ctypes.POINTER(CReplaySpec)]
+    lib.mxtrt_replay_new.restype = ctypes.c_void_p
+    lib.mxtrt_replay_free.argtypes = [ctypes.c_void_p]
+    lib.mxtrt_replay_free.restype = None
+    addresses = ctypes.POINTER(ctypes.c_void_p)
+    lib.mxtrt_replay_run.argtypes = [ctypes.c_void_p, addresses, addresses, ctypes.c_void_p]
+    lib.mxtrt_state_set_replays.argtypes = [ctypes.c_int64, addresses, ctypes.c_int32]
     return lib
 
 
 def _check_abi(lib: ctypes.CDLL, path: Path) -> None:
-    sizes = (ctypes.c_uint32 * 3)()
+    sizes = (ctypes.c_uint32 * 5)()
     lib.mxtrt_struct_sizes(sizes)
     found = (lib.mxtrt_abi_version(), *sizes)
-    expected = (ABI_VERSION, ctypes.sizeof(CTensor), ctypes.sizeof(CAttrs), ctypes.sizeof(CCallbacks))
+    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec)
+    expected = (ABI_VERSION, *(ctypes.sizeof(s) for s in structs))
     if found != expected:
         raise NativeLibraryError(
             message(

@@ -12,14 +12,15 @@ import json
 import logging
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
 from mxnet_trt_property import cuda_driver, native, programs, settings, subgraph
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Buffer, Device, Engine, Options, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, Engine, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -71,6 +72,9 @@ class Session:
                 )
             )
         self._inputs = [(i, port.shape, port.dtype) for i, port in zip(graph.input_positions, graph.model.inputs)]
+        self.state_id = 0  # of the native state; set once it is known
+        self._stable: frozenset[int] = frozenset()
+        self._attached: tuple[int, ...] = ()
         self._digests: dict[int, bytes] = {}
         self._entry: Optional[programs.Entry] = None
         self._runner: Optional[Runner] = None
@@ -108,15 +112,44 @@ class Session:
                 assert self._runner is not None
                 self._runner.run(sources, targets, stream)
                 self._forwards += 1
+                self._attach_replays()
                 return
             except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
                 self._give_up_engine(error)
 
+    def keep_in_place(self, addresses: Iterable[int]) -> None:
+        """Takes the caller's word that host arrays at these addresses stay until `release_arrays`."""
+        self._stable = frozenset(addresses)
+
+    def release_arrays(self) -> None:
+        """Forgets what works on the caller's arrays in place; call before they are freed, with no forward under way."""
+        self._stable = frozenset()
+        self._detach_replays()
+        if isinstance(self._runner, ReplayableRunner):
+            self._runner.unpin()
+
     def close(self) -> None:
         """Returns the runner to its program."""
         if self._entry is not None and self._runner is not None:
+            self._detach_replays()
+            if isinstance(self._runner, ReplayableRunner):
+                self._runner.unpin()
             self._entry.give_back(self._runner)
         self._entry = self._runner = None
+
+    def _attach_replays(self) -> None:
+        """Gives C++ the captured runs, so that the next forwards need no Python."""
+        if not isinstance(self._runner, ReplayableRunner):
+            return
+        replays = tuple(self._runner.native_replays(self.graph.input_positions))
+        if replays != self._attached:
+            native.set_replays(self.state_id, replays)
+            self._attached = replays
+
+    def _detach_replays(self) -> None:
+        if self._attached:
+            native.set_replays(self.state_id, ())
+            self._attached = ()
 
     def _look_at_weights(self, inputs: Any, stream: int) -> None:
         """Compares the weights with those in the engine, and drops the engine where they differ."""
@@ -159,6 +192,8 @@ class Session:
 
         self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
         self._runner = self._entry.take_runner(self._device)
+        if self._stable and isinstance(self._runner, ReplayableRunner):
+            self._runner.pin(self._stable)
         if built:
             self._builds += 1
             _log.info(
@@ -174,6 +209,7 @@ class Session:
     def _give_up_engine(self, error: Exception) -> None:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""
         failed = self._engines[0]
+        self._detach_replays()
         self._entry = self._runner = None  # a runner that failed is not given back
         if self._config.on_error == "raise" or len(self._engines) == 1:
             raise EngineError(
@@ -219,6 +255,7 @@ _past: dict[str, Report] = {}
 _sessions_lock = threading.Lock()
 _next_id = itertools.count(1)
 _announced: set[str] = set()
+_collecting = threading.local()
 
 
 def create(
@@ -232,9 +269,24 @@ def create(
     device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
     session = Session(label, graph, config, device)
     with _sessions_lock:
-        state_id = next(_next_id)
+        state_id = session.state_id = next(_next_id)
         _sessions[state_id] = session
+    collected = getattr(_collecting, "sessions", None)
+    if collected is not None:
+        collected.append(session)
     return native.Created(state_id, graph.roles)
+
+
+@contextmanager
+def collect() -> Iterator[list[Session]]:
+    """Gives the sessions that this thread's binds make inside."""
+    outer = getattr(_collecting, "sessions", None)
+    found: list[Session] = []
+    _collecting.sessions = found
+    try:
+        yield found
+    finally:
+        _collecting.sessions = outer
 
 
 def forward(state_id: int, inputs: Any, num_in: int, outputs: Any, num_out: int, stream: int, changed: bool) -> None:
@@ -294,4 +346,4 @@ def _names_before(choice: engines.Choice, config: settings.Settings) -> list[str
     return list(choice.reasons)
 
 
-__all__ = ["Engine", "Report", "Session", "create", "destroy", "forward", "reports"]
+__all__ = ["Engine", "Report", "Session", "collect", "create", "destroy", "forward", "reports"]

@@ -5,7 +5,7 @@ again after; only the few that MXNet's functions look up while they run stay. No
 ever changed. Two of MXNet's own functions that a newer NumPy broke are mended (`repair`).
 
 The import hook calls `apply()` before MXNet is executed, `retract()` after it, and `repair()` when it worked;
-`applied()` is what `mxnet-trt doctor` prints. What was tried, and what still does not work: docs/compatibility.md.
+`applied()` lists what was added. What was tried, and what still does not work: docs/compatibility.md.
 """
 
 from __future__ import annotations

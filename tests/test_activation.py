@@ -246,6 +246,20 @@ def test_grouped_and_repeated_outputs() -> None:
         assert relative_error(found, expected) < 1e-5
 
 
+@pytest.mark.parametrize("order", [[0, 0], [0, 1, 0], [1, 0, 1, 2, 0], [2, 2, 2]], ids=str)
+def test_repeated_outputs(order: list[int]) -> None:
+    x = mx.sym.Variable("data")
+    outputs = [mx.sym.exp(x), mx.sym.tanh(x), mx.sym.gammaln(mx.sym.exp(x))]
+    symbol = mx.sym.Group([outputs[i] for i in order])
+    stock = bound(symbol, "NONE", {"data": (3, 5)})
+    with backend("TensorRT", MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="1"):
+        ours = symbol.simple_bind(mx.cpu(), grad_req="null", data=(3, 5))
+    fill(ours, random_arrays(symbol, {"data": (3, 5)}))
+    assert taken_nodes(ours)
+    for found, expected in zip(ours.forward(), stock.forward()):
+        assert relative_error(found, expected) < 1e-5
+
+
 def test_nodes_of_one_name_are_told_apart() -> None:
     data = mx.sym.Variable("data")
     net = mx.sym.Activation(data, act_type="sigmoid", name="same")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, NamedTuple, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -73,6 +73,24 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Frees what the runner owns; happens by itself when the runner is collected. May be repeated."""
+
+
+@runtime_checkable
+class ReplayableRunner(Runner, Protocol):
+    """A runner that captures its runs, so that C++ can replay them without Python."""
+
+    def native_replays(self, input_positions: Sequence[int]) -> list[int]:
+        """Returns handles of captured runs, best first; see cpp/bridge.h.
+
+        Args:
+            input_positions: For each input of the model the position of its array among those that C++ gets.
+        """
+
+    def pin(self, addresses: Iterable[int]) -> None:
+        """Takes the caller's word that host arrays at these addresses stay until `unpin`."""
+
+    def unpin(self) -> None:
+        """Forgets captured runs that work on such arrays; no replay may be under way."""
 
 
 class Program(Protocol):

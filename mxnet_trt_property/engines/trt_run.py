@@ -6,6 +6,9 @@ A run has three parts, so that the middle one can be captured in a CUDA graph an
     enqueue(stream)            queues copies and the engine on a stream; same addresses every time, no waiting
     run                        prepare, stage in, enqueue, and for arrays in host memory: wait, stage out
 
+After the first run of a set of arrays `enqueue` is captured (trt_graph.py); later runs replay the graph, from here or
+from C++ (`native_replays`).
+
 "cpu" arrays go through pinned memory and device memory that the runner owns. "gpu" arrays are read and written in
 place; one that is not aligned as TensorRT demands (a slice) goes through device memory of the runner's.
 
@@ -20,11 +23,12 @@ import ctypes
 import math
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from mxnet_trt_property.cuda_driver import CudaError, Driver
+from mxnet_trt_property.engines import trt_graph
 from mxnet_trt_property.engines.registry import Buffer, Device, check_buffer, check_count
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
 from mxnet_trt_property.errors import EngineError, message
@@ -158,16 +162,19 @@ class _Resources:
         self.gpu_index = engine.gpu_index
         self.context: Optional[Any] = None
         self.stream = 0
+        self.captures = trt_graph.Captures(engine.driver, engine.gpu_index, engine.label)
         self.device_memory: list[int] = []
         self.pinned_memory: list[int] = []
 
     def close(self) -> None:
         # A driver that is gone, as at the very end of a process, has freed everything itself.
         with self.lock, contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
-            with contextlib.suppress(CudaError):  # a failed kernel must not keep the rest from being freed
+            # A failed kernel must not keep the rest from being freed.
+            with contextlib.suppress(CudaError), trt_graph.CAPTURE_LOCK:
                 # All streams of the device: the last run may be under way on a caller's stream, and that stream
                 # may have been destroyed since, so it cannot be asked.
                 self.driver.synchronize_device()
+            self.captures.close()
             self.context = None
             while self.device_memory:
                 self.driver.free(self.device_memory.pop())
@@ -264,6 +271,48 @@ class TensorRTRunner:
                 self._give(slot, slot.array if in_place else self._own(slot))
         self._prepared = arrays
 
+    @property
+    def host_arrays(self) -> bool:
+        """Whether the arrays lie in host memory."""
+        return self._host_arrays
+
+    def native_replays(self, input_positions: Sequence[int]) -> list[int]:
+        """Returns handles of captured runs for C++ to replay, best first; empty before the first run.
+
+        Args:
+            input_positions: For each input of the model the position of its array among those that C++ gets.
+        """
+        with self._resources.lock:
+            return [c.handle(input_positions) for c in self._resources.captures.runs]
+
+    def pin(self, addresses: Iterable[int]) -> None:
+        """Takes the caller's word that arrays at these host addresses stay until `unpin`: they are copied in place."""
+        with self._resources.lock, self._driver.on_device(self._engine.gpu_index):
+            self._resources.captures.set_stable(addresses)
+
+    def unpin(self) -> None:
+        """Forgets captured runs that work on arrays in place; call before such an array is freed."""
+        self.pin(())
+
+    def bare(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int = 0) -> Callable[[], None]:
+        """Returns a function that replays the run on these arrays and does nothing else; `run` them once before.
+
+        Raises:
+            EngineError: The run was not captured.
+        """
+        with self._resources.lock:
+            replay = self._resources.captures.replayer(inputs, outputs, stream)
+        if replay is None:
+            raise EngineError(message(f"{self._engine.label} has no captured run", next_step="call run() first"))
+        return replay
+
+    def use_own_memory(self) -> None:
+        """Gives the execution context device memory of the runner's for every tensor, until the next `prepare()`."""
+        for slot in self.slots:
+            if slot.bound:
+                self._give(slot, self._own(slot))
+        self._prepared = None
+
     def enqueue(self, stream: int) -> None:
         """Queues one inference on `stream`: copies in, the engine, copies out.
 
@@ -273,8 +322,12 @@ class TensorRTRunner:
         Raises:
             EngineError: The library or the driver refused.
         """
+        self.enqueue_parts(stream, copies=True)
+
+    def enqueue_parts(self, stream: int, copies: bool) -> None:
+        """Does what `enqueue` does, without the copies where they are not wanted."""
         for slot in self.slots:
-            if slot.is_input and slot.own and slot.nbytes:
+            if copies and slot.is_input and slot.own and slot.nbytes:
                 if self._host_arrays:
                     self._driver.copy_to_device(slot.own, slot.pinned, slot.nbytes, stream)
                 elif slot.given == slot.own:
@@ -290,7 +343,7 @@ class TensorRTRunner:
                 )
             )
         for slot in self.slots:
-            if not slot.is_input and slot.own and slot.nbytes:
+            if copies and not slot.is_input and slot.own and slot.nbytes:
                 if self._host_arrays:
                     self._driver.copy_to_host(slot.pinned, slot.own, slot.nbytes, stream)
                 elif slot.given == slot.own:
@@ -305,10 +358,15 @@ class TensorRTRunner:
         with self._resources.lock:
             if not self._finalizer.alive:
                 raise EngineError(message(f"The {self._engine.library.title} runner of {self._engine.label} is closed"))
+            replay = self._resources.captures.replayer(inputs, outputs, stream)
+            if replay is not None:
+                replay()
+                return
             with self._driver.on_device(self._engine.gpu_index):
                 self.prepare(inputs, outputs)
                 if not self._host_arrays:
                     self.enqueue(stream)
+                    self._resources.captures.capture(self)
                     return
                 for slot in self.slots:
                     if slot.is_input and slot.pinned:
@@ -318,6 +376,7 @@ class TensorRTRunner:
                 for slot in self.slots:
                     if not slot.is_input and slot.pinned:
                         ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
+                self._resources.captures.capture(self)
 
     def close(self) -> None:
         """Waits for a run under way, then frees context, stream and memory."""

@@ -56,6 +56,14 @@ class FakeCuda(NamedTuple):
         """Returns how many contexts were pushed and not popped."""
         return int(self.library.fake_depth())
 
+    def launches(self) -> int:
+        """Returns how many graphs were launched so far."""
+        return int(self.library.fake_launches())
+
+    def pins(self) -> int:
+        """Returns how many host arrays are pinned in place."""
+        return int(self.library.fake_pins())
+
     def copies(self) -> int:
         """Returns how many copies were made so far."""
         return int(self.library.fake_copies())
@@ -66,8 +74,10 @@ def cuda(fake_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCu
     """A fake CUDA driver; fails the test that leaves memory, streams or contexts behind."""
     monkeypatch.delenv("FAKE_CUDA_MODE", raising=False)
     fake = FakeCuda(Driver(str(fake_library)), ctypes.CDLL(str(fake_library)), str(fake_library))
+    fake_tensorrt.State.record = fake.library.fake_record
     before = fake.live()
     yield fake
+    fake_tensorrt.State.record = None
     assert fake.depth() == 0, "a context was pushed and not popped"
     assert fake.live() == before, "device memory, pinned memory or streams were not freed"
 

@@ -1,8 +1,26 @@
 /* A CUDA driver for tests: "device" memory is host memory, work is done at once, and what is left over is counted.
- * FAKE_CUDA_MODE chooses the fault: no_device, init_fails, oom (every allocation of device memory fails). */
+ * On a stream that is being captured copies, and functions given to fake_record, are kept for cuGraphLaunch instead.
+ * FAKE_CUDA_MODE chooses the fault: no_device, init_fails, oom (every allocation of device memory fails),
+ * capture_fails, launch_fails. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+struct work {
+  void *to, *from;
+  size_t size;
+  void (*function)(void);
+};
+struct graph {
+  struct work list[64];
+  int count;
+};
+static struct graph* capturing; /* one capture at a time, as the code under test sees to it */
+static void* capturing_stream;
+static int live_graphs, launches, pins;
+static struct {
+  char *begin, *end;
+} pinned[64];
 
 static int contexts[2], depth, live_device, live_host, live_streams, copies;
 static size_t used;
@@ -61,9 +79,83 @@ static int copy(void* target, const void* source, size_t size) {
 int cuMemcpyHtoD_v2(uint64_t to, void* from, size_t size) { return copy((void*)to, from, size); }
 int cuMemcpyDtoH_v2(void* to, uint64_t from, size_t size) { return copy(to, (void*)from, size); }
 int cuMemcpyDtoD_v2(uint64_t to, uint64_t from, size_t size) { return copy((void*)to, (void*)from, size); }
-int cuMemcpyHtoDAsync_v2(uint64_t to, void* from, size_t size, void* s) { (void)s; return cuMemcpyHtoD_v2(to, from, size); }
-int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t size, void* s) { (void)s; return cuMemcpyDtoH_v2(to, from, size); }
-int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void* s) { (void)s; return cuMemcpyDtoD_v2(to, from, size); }
+static int record(void* stream, struct work work) {
+  if (!capturing || stream != capturing_stream) return 0;
+  capturing->list[capturing->count++] = work;
+  return 1;
+}
+static int async(void* to, void* from, size_t size, void* stream) {
+  struct work work = {to, from, size, 0};
+  return record(stream, work) ? 0 : copy(to, from, size);
+}
+int cuMemcpyHtoDAsync_v2(uint64_t to, void* from, size_t size, void* s) { return async((void*)to, from, size, s); }
+int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t size, void* s) { return async(to, (void*)from, size, s); }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void* s) {
+  return async((void*)to, (void*)from, size, s);
+}
+int fake_record(void* stream, void (*function)(void)) {
+  struct work work = {0, 0, 0, function};
+  return record(stream, work);
+}
+int cuStreamBeginCapture_v2(void* stream, int how) {
+  (void)how;
+  if (mode("capture_fails")) return 900;
+  capturing = calloc(1, sizeof(struct graph));
+  capturing_stream = stream;
+  return 0;
+}
+int cuStreamEndCapture(void* stream, void** graph) {
+  (void)stream;
+  *graph = capturing;
+  capturing = 0;
+  return 0;
+}
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long flags) {
+  (void)flags;
+  *executable = malloc(sizeof(struct graph));
+  memcpy(*executable, graph, sizeof(struct graph));
+  __sync_fetch_and_add(&live_graphs, 1);
+  return 0;
+}
+int cuGraphDestroy(void* graph) { free(graph); return 0; }
+int cuGraphExecDestroy(void* executable) { free(executable); __sync_fetch_and_sub(&live_graphs, 1); return 0; }
+int cuGraphLaunch(void* executable, void* stream) {
+  struct graph* graph = executable;
+  (void)stream;
+  if (depth <= 0) return 201;
+  if (mode("launch_fails")) return 719;
+  for (int i = 0; i < graph->count; ++i) {
+    struct work* work = &graph->list[i];
+    if (work->function) work->function();
+    else copy(work->to, work->from, work->size);
+  }
+  __sync_fetch_and_add(&launches, 1);
+  return 0;
+}
+int cuMemHostRegister_v2(void* address, size_t size, unsigned flags) {
+  char *begin = (char*)((uintptr_t)address & ~4095ul), *end = (char*)address + size;
+  int slot = -1;
+  (void)flags;
+  for (int i = 0; i < 64; ++i) {
+    if (!pinned[i].begin) slot = i;
+    else if (begin < pinned[i].end && pinned[i].begin < end) return 712; /* already registered */
+  }
+  if (slot < 0) return 2;
+  pinned[slot].begin = begin;
+  pinned[slot].end = end;
+  __sync_fetch_and_add(&pins, 1);
+  return 0;
+}
+int cuMemHostUnregister(void* address) {
+  char* begin = (char*)((uintptr_t)address & ~4095ul);
+  for (int i = 0; i < 64; ++i)
+    if (pinned[i].begin == begin) {
+      pinned[i].begin = 0;
+      __sync_fetch_and_sub(&pins, 1);
+      return 0;
+    }
+  return 713;
+}
 int cuStreamCreate(void** stream, unsigned flags) {
   (void)flags;
   *stream = malloc(1);
@@ -75,5 +167,7 @@ int cuStreamSynchronize(void* stream) { (void)stream; return 0; }
 
 /* What tests ask: contexts pushed and not popped, things not freed, copies made. */
 int fake_depth(void) { return depth; }
-int fake_live(void) { return live_device + live_host + live_streams; }
+int fake_live(void) { return live_device + live_host + live_streams + live_graphs + pins; }
+int fake_launches(void) { return launches; }
+int fake_pins(void) { return pins; }
 int fake_copies(void) { return copies; }

@@ -56,6 +56,7 @@ class State:
     live_contexts = 0
     flags: Optional[int] = None
     workspace: Optional[int] = None
+    record: Any = None  # fake_record of the fake driver: true where it kept the work for a graph
 
 
 def _array(address: int, shape: tuple[int, ...], kind: str) -> Any:
@@ -136,10 +137,14 @@ class Builder:
         return bytes(network.model.SerializeToString())
 
 
+_Work = ctypes.CFUNCTYPE(None)
+
+
 class _Context:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
+        self._captured: list[Any] = []  # functions that the fake driver calls when it launches a graph
         State.live_contexts += 1
 
     def __del__(self) -> None:
@@ -156,10 +161,17 @@ class _Context:
         if State.enqueue_fails:
             self._engine.logger.log(Severity.ERROR, "the fake engine was told to fail")
             return False
+        addresses = dict(self._addresses)  # a captured run keeps those of its capture
+        work = _Work(lambda: self._compute(addresses))
+        if State.record is not None and State.record(ctypes.c_void_p(stream), work):
+            self._captured.append(work)
+        else:
+            self._compute(addresses)
+        return True
+
+    def _compute(self, addresses: dict[str, int]) -> None:
         engine = self._engine
-        arrays = {
-            n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in self._addresses.items()
-        }
+        arrays = {n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in addresses.items()}
         feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
         for value in engine.session.get_inputs():
             if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
@@ -168,7 +180,6 @@ class _Context:
         for name, result in zip(names, engine.session.run(names, feeds)):
             arrays[name][...] = result
         State.executions += 1
-        return True
 
 
 class _Engine:

@@ -1,0 +1,32 @@
+// A captured run of an engine, replayed without Python: compare addresses, copy what is not in place, launch, wait.
+
+#ifndef MXNET_TRT_PROPERTY_REPLAY_H_
+#define MXNET_TRT_PROPERTY_REPLAY_H_
+
+#include <vector>
+
+#include "bridge.h"
+
+namespace mxtrt {
+
+class Replay {
+ public:
+  explicit Replay(const MxtrtReplaySpec& spec);
+
+  // Whether every array that the captured run works on in place is where it was.
+  bool Matches(void* const* inputs, void* const* outputs) const;
+
+  // Runs once. Returns 0, or the CUDA driver's error code. Allocates nothing.
+  int Run(void* const* inputs, void* const* outputs, void* stream) const;
+
+ private:
+  int CopyIn(void* const* inputs, void* stream) const;
+  int CopyOut(void* const* outputs, void* stream) const;
+
+  MxtrtReplaySpec spec_;
+  std::vector<MxtrtCopy> inputs_, outputs_;
+};
+
+}  // namespace mxtrt
+
+#endif  // MXNET_TRT_PROPERTY_REPLAY_H_

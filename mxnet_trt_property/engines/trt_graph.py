@@ -1,0 +1,288 @@
+"""A TensorRT run captured in a CUDA graph, for the native library to replay without Python.
+
+Host arrays that stay where they are (an executor's) are pinned in place and copied from inside the graph; all others go
+through pinned staging memory. Pinning is counted for the process, since executors share arrays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+from mxnet_trt_property import native
+from mxnet_trt_property.cuda_driver import CudaError, Driver
+from mxnet_trt_property.engines.registry import Buffer
+from mxnet_trt_property.errors import EngineError, message
+
+if TYPE_CHECKING:
+    from mxnet_trt_property.engines.trt_run import TensorRTRunner
+
+_log = logging.getLogger("mxnet_trt_property")
+
+# Runs on GPU arrays that were captured at their own addresses; arrays that keep moving go through the runner's memory.
+_MOST_IN_PLACE = 4
+
+# Smaller arrays are copied faster than the graph's copy starts, and would share their pages with others.
+PIN_FROM_BYTES = 32768
+
+# Held while a stream is captured and while a device is waited for: waiting for a device spoils a capture on it.
+CAPTURE_LOCK = threading.Lock()
+
+_pins: dict[tuple[int, int], int] = {}
+_pins_lock = threading.Lock()
+
+
+def pin(driver: Driver, address: int, nbytes: int) -> bool:
+    """Pins host memory in place, or counts one more user of it; returns whether it is pinned now."""
+    key = (address, nbytes)
+    with _pins_lock:
+        if key not in _pins:
+            try:
+                driver.host_register(address, nbytes)
+            except CudaError:
+                return False  # read-only memory, a page shared with another pinned array, or no memory left to pin
+        _pins[key] = _pins.get(key, 0) + 1
+        return True
+
+
+def unpin(driver: Driver, address: int, nbytes: int) -> None:
+    """Takes back one `pin`."""
+    key = (address, nbytes)
+    with _pins_lock:
+        _pins[key] -= 1
+        if _pins[key] == 0:
+            del _pins[key]
+            with contextlib.suppress(CudaError):
+                driver.host_unregister(address)
+
+
+class Copy:
+    """How one array of the caller's and the captured run come together; see MxtrtCopy in cpp/bridge.h."""
+
+    def __init__(self, address: int, staging: int, nbytes: int) -> None:
+        self.address = address
+        self.staging = staging
+        self.nbytes = nbytes
+
+
+class CapturedRun:
+    """An executable graph with the copies around it.
+
+    Args:
+        driver: The CUDA driver.
+        gpu_index: The device.
+        graph: The CUgraphExec; owned by this object from now on.
+        stream: The stream for host arrays; 0 for GPU arrays, which run on the caller's.
+        inputs: A Copy for each input that the engine has, with its position among the caller's inputs.
+        outputs: The same for outputs.
+        pinned: (address, bytes) of what was pinned for this run.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        gpu_index: int,
+        graph: int,
+        stream: int,
+        inputs: Sequence[tuple[int, Copy]],
+        outputs: Sequence[tuple[int, Copy]],
+        pinned: Sequence[tuple[int, int]],
+    ) -> None:
+        self._driver = driver
+        self._gpu_index = gpu_index
+        self._graph = graph
+        self._stream = stream
+        self._inputs = inputs
+        self._outputs = outputs
+        self._pinned = pinned
+        self._handles: dict[tuple[int, ...], int] = {}
+        self.in_place = frozenset(c.address for _, c in (*inputs, *outputs) if c.address)
+
+    def handle(self, input_positions: Sequence[int]) -> int:
+        """Returns a native replay for a caller whose input i of the model is its array `input_positions[i]`."""
+        key = tuple(input_positions)
+        if key not in self._handles:
+            ins = self._copies([(input_positions[i], c) for i, c in self._inputs])
+            outs = self._copies(self._outputs)
+            address_of = self._driver.address_of
+            cuda = native.CCuda(
+                address_of("cuCtxPushCurrent_v2"),
+                address_of("cuCtxPopCurrent_v2"),
+                address_of("cuGraphLaunch"),
+                address_of("cuStreamSynchronize"),
+                address_of("cuMemcpyDtoDAsync_v2"),
+            )
+            spec = native.CReplaySpec(
+                cuda,
+                self._driver.primary_context(self._gpu_index),
+                self._graph,
+                self._stream or None,
+                ins,
+                outs,
+                len(self._inputs),
+                len(self._outputs),
+            )
+            self._handles[key] = int(native.library().mxtrt_replay_new(ctypes.byref(spec)))
+        return self._handles[key]
+
+    @staticmethod
+    def _copies(pairs: Sequence[tuple[int, Copy]]) -> Any:
+        array = (native.CCopy * max(1, len(pairs)))()
+        for target, (position, copy) in zip(array, pairs):
+            target.address, target.staging = copy.address or None, copy.staging or None
+            target.bytes, target.position = copy.nbytes, position
+        return array
+
+    def close(self) -> None:
+        """Frees graph and replays and unpins memory. The device must be current and no replay under way."""
+        while self._handles:
+            native.library().mxtrt_replay_free(self._handles.popitem()[1])
+        if self._graph:
+            graph, self._graph = self._graph, 0
+            with contextlib.suppress(CudaError):
+                self._driver.graph_free(graph)
+        for address, nbytes in self._pinned:
+            unpin(self._driver, address, nbytes)
+        self._pinned = ()
+
+
+def replayer(handle: int, inputs: Sequence[int], outputs: Sequence[int], stream: int, label: str) -> Callable[[], None]:
+    """Returns a function that replays `handle` on fixed arrays and does nothing else.
+
+    Raises (the returned function):
+        EngineError: The driver refused.
+    """
+    library = native.library()
+    ins = (ctypes.c_void_p * max(1, len(inputs)))(*(a or None for a in inputs))
+    outs = (ctypes.c_void_p * max(1, len(outputs)))(*(a or None for a in outputs))
+    run = library.mxtrt_replay_run
+    c_handle, c_stream = ctypes.c_void_p(handle), ctypes.c_void_p(stream or None)
+
+    def replay() -> None:
+        if run(c_handle, ins, outs, c_stream) != native.OK:
+            raise EngineError(message(f"{label} could not be replayed", found=(library.mxtrt_error() or b"").decode()))
+
+    return replay
+
+
+class Captures:
+    """The captured runs of one runner; the runner's lock is held by every caller.
+
+    Attributes:
+        runs: The captured runs in the order to try them: those on arrays in place, then those through staging memory.
+    """
+
+    def __init__(self, driver: Driver, gpu_index: int, label: str) -> None:
+        self.runs: list[CapturedRun] = []
+        self._driver = driver
+        self._gpu_index = gpu_index
+        self._label = label
+        self._stable: frozenset[int] = frozenset()
+        self._stream = 0
+        self._possible = True
+
+    def set_stable(self, addresses: Iterable[int]) -> None:
+        """Replaces the host addresses whose arrays stay, and forgets the runs that work on the old ones in place."""
+        gone = [run for run in self.runs if run.in_place]
+        if gone:
+            with CAPTURE_LOCK:
+                self._driver.synchronize_device()
+        for run in gone:
+            self.runs.remove(run)
+            run.close()
+        self._stable = frozenset(addresses)
+
+    def replayer(
+        self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int
+    ) -> Optional[Callable[[], None]]:
+        """Returns a function that replays the first run that fits the arrays, or None where none does."""
+        ins, outs = [b.address for b in inputs], [b.address for b in outputs]
+        addresses = {*ins, *outs}
+        for run in self.runs:
+            if run.in_place <= addresses:
+                return replayer(run.handle(range(len(ins))), ins, outs, stream, self._label)
+        return None
+
+    def capture(self, runner: TensorRTRunner) -> None:
+        """Captures the run that `runner` just made; a library that cannot be captured goes on without."""
+        if not self._possible:
+            return
+        try:
+            if runner.host_arrays:
+                self._capture_host_arrays(runner)
+            else:
+                self._capture_gpu_arrays(runner)
+        except EngineError as error:
+            self._possible = False
+            what = f"{self._label} cannot be captured in a CUDA graph; each run is queued anew, which is slower"
+            _log.warning(message(what, found=str(error)))
+
+    def close(self) -> None:
+        """Frees everything. The device must be current and no replay under way."""
+        while self.runs:
+            self.runs.pop().close()
+        if self._stream:
+            stream, self._stream = self._stream, 0
+            self._driver.stream_destroy(stream)
+
+    def _capture_host_arrays(self, runner: TensorRTRunner) -> None:
+        """Captures the run through staging memory, and in front of it the one on the arrays that stay."""
+        if all(run.in_place for run in self.runs):
+            self.runs.append(self._capture(runner, {}, runner.stream, ()))
+        if any(run.in_place for run in self.runs):
+            return
+        in_place, pinned = {}, []
+        for i, slot in enumerate(runner.slots):
+            wanted = slot.bound and slot.array in self._stable and slot.nbytes >= PIN_FROM_BYTES
+            if wanted and pin(self._driver, slot.array, slot.nbytes):
+                in_place[i] = slot.array
+                pinned.append((slot.array, slot.nbytes))
+        if pinned:
+            self.runs.insert(0, self._capture(runner, in_place, runner.stream, pinned))
+
+    def _capture_gpu_arrays(self, runner: TensorRTRunner) -> None:
+        """Captures the run on the caller's arrays; if those keep moving, one through memory of the runner's."""
+        if not self._stream:
+            self._stream = self._driver.stream_create()
+        if not all(run.in_place for run in self.runs):
+            return
+        in_place = {i: slot.array for i, slot in enumerate(runner.slots) if slot.bound and slot.nbytes}
+        if len(self.runs) >= _MOST_IN_PLACE:
+            runner.use_own_memory()
+            in_place = {}
+        self.runs.append(self._capture(runner, in_place, 0, ()))
+
+    def _capture(
+        self, runner: TensorRTRunner, in_place: Mapping[int, int], stream: int, pinned: Sequence[tuple[int, int]]
+    ) -> CapturedRun:
+        """Captures the runner's `enqueue`: the slots of `in_place` on their arrays, all others on staging memory."""
+        slots = runner.slots
+        host = runner.host_arrays
+        staging = [slot.pinned if host else slot.own for slot in slots]
+        # In a run of moving GPU arrays the copies come from C++, which knows where the arrays are.
+        copies = host or bool(in_place)
+        for i, address in in_place.items() if host else ():
+            slots[i].pinned = address
+        try:
+            with CAPTURE_LOCK:
+                target = stream or self._stream
+                graph = self._driver.capture(target, lambda: runner.enqueue_parts(target, copies))
+        except BaseException:
+            for address, nbytes in pinned:
+                unpin(self._driver, address, nbytes)
+            raise
+        finally:
+            for slot, memory in zip(slots, staging) if host else ():
+                slot.pinned = memory
+        found: tuple[list[tuple[int, Copy]], list[tuple[int, Copy]]] = ([], [])
+        for i, slot in enumerate(slots):
+            if slot.bound and slot.nbytes:
+                position = i if slot.is_input else i - sum(s.is_input for s in slots)
+                found[0 if slot.is_input else 1].append(
+                    (position, Copy(in_place.get(i, 0), staging[i], slot.nbytes)),
+                )
+        return CapturedRun(self._driver, self._gpu_index, graph, stream, *found, pinned)

@@ -1,0 +1,222 @@
+"""Captured runs and the hot path in C++, over a driver that keeps captured work and a library that computes."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from mxnet_trt_property import native, programs
+from mxnet_trt_property.engines import registry, trt
+from mxnet_trt_property.engines.registry import Device, Options
+from mxnet_trt_property.errors import EngineError
+from tests.engines import models
+from tests.engines.conftest import FakeCuda
+from tests.engines.fake_tensorrt import State
+from tests.engines.models import buffer
+from tests.engines.test_trt import Aligned
+from tests.symbols import backend, conv_bn, fill, mlp, random_arrays, relative_error
+
+CPU, GPU = Device("cpu", 0), Device("gpu", 0)
+LARGE = (64, 256)  # 64 KiB of float32: worth pinning
+
+
+def random(shape: tuple[int, ...], seed: int) -> Any:
+    """Returns a float32 array."""
+    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
+
+
+def paged(values: Any) -> Any:
+    """Returns a copy of an array on memory pages of its own, as the driver pins whole pages."""
+    array = np.frombuffer(mmap.mmap(-1, values.nbytes), values.dtype).reshape(values.shape)
+    array[...] = values
+    return array
+
+
+# -- the runner ----------------------------------------------------------------------------------
+
+
+def test_host_arrays_are_replayed_through_staging_memory(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    runner = engine.build(models.relu(LARGE), Options(), CPU, "tensorrt0").runner(CPU)
+    launches = cuda.launches()
+    for seed in range(4):
+        x, y = random(LARGE, seed), np.full(LARGE, np.nan, np.float32)
+        runner.run([buffer(x)], [buffer(y)], 0)
+        assert np.array_equal(y, np.maximum(x, 0))
+    assert cuda.launches() == launches + 3
+    assert len(runner.native_replays([0])) == 1
+    runner.close()
+
+
+def test_arrays_that_stay_are_pinned_and_used_in_place(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    runner = engine.build(models.relu(LARGE), Options(), CPU, "tensorrt0").runner(CPU)
+    x, y = paged(random(LARGE, 0)), paged(random(LARGE, 1))
+    runner.pin([x.ctypes.data, y.ctypes.data])
+    runner.run([buffer(x)], [buffer(y)], 0)
+    assert len(runner.native_replays([0])) == 2
+    assert cuda.pins() == 2
+    bare = runner.bare([buffer(x)], [buffer(y)])
+    for seed in range(3):
+        x[...] = random(LARGE, seed)
+        bare()
+        assert np.array_equal(y, np.maximum(x, 0))
+    other, result = random(LARGE, 9), np.empty(LARGE, np.float32)
+    runner.run([buffer(other)], [buffer(result)], 0)  # arrays that were not promised go through staging memory
+    assert np.array_equal(result, np.maximum(other, 0))
+    runner.unpin()
+    assert cuda.pins() == 0
+    runner.run([buffer(x)], [buffer(y)], 0)
+    assert np.array_equal(y, np.maximum(x, 0))
+    runner.close()
+
+
+def test_an_array_of_two_runners_stays_pinned_for_the_other(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    program = engine.build(models.relu(LARGE), Options(), CPU, "tensorrt0")
+    x, results = paged(random(LARGE, 0)), [paged(random(LARGE, 1)) for _ in range(2)]
+    runners = [program.runner(CPU) for _ in range(2)]
+    for runner, y in zip(runners, results):
+        runner.pin([x.ctypes.data, y.ctypes.data])
+        runner.run([buffer(x)], [buffer(y)], 0)
+    assert cuda.pins() == 3
+    runners[0].close()
+    assert cuda.pins() == 2
+    runners[1].run([buffer(x)], [buffer(results[1])], 0)
+    assert np.array_equal(results[1], np.maximum(x, 0))
+    runners[1].close()
+    assert cuda.pins() == 0
+
+
+def test_gpu_arrays_that_move(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    runner = engine.build(models.relu((4, 4)), Options(), GPU, "tensorrt0").runner(GPU)
+    arrays = [(Aligned(random((4, 4), i)), Aligned(np.zeros((4, 4)))) for i in range(8)]
+    for _ in range(3):
+        for x, y in arrays:
+            y.array[...] = np.nan
+            runner.run([x.buffer], [y.buffer], 0)
+            assert np.array_equal(y.array, np.maximum(x.array, 0))
+    assert len(runner.native_replays([0])) == 5  # four at their own addresses, and one for all others
+    launches = cuda.launches()
+    for x, y in arrays:
+        x.array[...] *= -1
+        runner.run([x.buffer], [y.buffer], 0)
+        assert np.array_equal(y.array, np.maximum(x.array, 0))
+    assert cuda.launches() == launches + len(arrays)
+    runner.close()
+
+
+def test_what_cannot_be_captured_runs_all_the_same(
+    engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FAKE_CUDA_MODE", "capture_fails")
+    runner = engine.build(models.relu(), Options(), CPU, "tensorrt0").runner(CPU)
+    x = random((2, 3), 0)
+    for _ in range(3):
+        y = np.empty_like(x)
+        runner.run([buffer(x)], [buffer(y)], 0)
+        assert np.array_equal(y, np.maximum(x, 0))
+    assert [r.getMessage().count("cannot be captured") for r in caplog.records if r.levelno == logging.WARNING] == [1]
+    with pytest.raises(EngineError, match="no captured run"):
+        runner.bare([buffer(x)], [buffer(y)])
+    runner.close()
+
+
+# -- executors -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes the fake TensorRT the engine of executors."""
+    programs.clear()
+    gc.collect()
+    monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
+    yield
+    gc.collect()
+    programs.clear()
+    gc.collect()
+
+
+def bound(symbol: Any, name: str, shapes: dict[str, tuple[int, ...]]) -> Any:
+    """Returns a filled executor."""
+    with backend(name):
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", **shapes)
+    fill(executor, random_arrays(symbol, shapes))
+    return executor
+
+
+def test_a_replayed_forward_calls_no_python(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (2, 5)}
+    stock, ours = bound(mlp(), "NONE", shapes), bound(mlp(), "TensorRT", shapes)
+    assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
+    calls, launches = native.callback_count(), cuda.launches()
+    for seed in range(5):
+        data = mx.nd.array(random(shapes["data"], seed))
+        assert relative_error(ours.forward(data=data)[0], stock.forward(data=data)[0]) < 1e-5
+    assert native.callback_count() == calls
+    assert cuda.launches() == launches + 5
+    assert cuda.pins() == 0  # the arrays are too small for it to pay
+
+
+def test_arrays_of_an_executor_are_pinned_until_it_is_deleted(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (16, 3, 32, 32)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
+    assert cuda.pins() == 1
+    calls = native.callback_count()
+    for seed in range(3):
+        data = mx.nd.array(random(shapes["data"], seed))
+        assert relative_error(ours.forward(data=data)[0], stock.forward(data=data)[0]) < 1e-5
+    assert native.callback_count() == calls
+    data_array = ours.arg_dict["data"]
+    del ours
+    gc.collect()
+    assert cuda.pins() == 0
+    assert data_array.asnumpy().shape == shapes["data"]
+
+
+def test_new_weights_end_the_replay(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (2, 3, 8, 8)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    for name in ("conv_weight", "bn_moving_mean", "bn_moving_var", "fc_bias"):
+        for _ in range(3):
+            assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5, name
+        for executor in (stock, ours):
+            array = {**executor.arg_dict, **executor.aux_dict}[name]
+            array[:] = array * 0.5 + 0.25
+        assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5, name
+    calls = native.callback_count()
+    ours.forward()[0].wait_to_read()
+    assert native.callback_count() == calls
+
+
+def test_a_driver_that_refuses_a_replay_is_told_and_survived(
+    in_executors: None, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shapes = {"data": (2, 5)}
+    stock, ours = bound(mlp(), "NONE", shapes), bound(mlp(), "TensorRT", shapes)
+    for _ in range(2):
+        ours.forward()[0].wait_to_read()
+    monkeypatch.setenv("FAKE_CUDA_MODE", "launch_fails")
+    State.enqueue_fails = True
+    for _ in range(3):
+        assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
+    texts = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert sum("it goes on with onnxruntime" in t for t in texts) == 1
+
+
+def test_executors_that_come_and_go_leave_nothing(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (16, 3, 32, 32)}
+    live = []
+    for _ in range(6):
+        executor = bound(conv_bn(), "TensorRT", shapes)
+        executor.forward()
+        executor.forward()
+        del executor
+        mx.nd.waitall()
+        live.append(cuda.live())
+    assert live[1:] == live[1:2] * 5, "each executor leaves something behind"
