@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 2
+#define MXTRT_ABI_VERSION 3
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -108,6 +108,12 @@ MXTRT_EXPORT void mxtrt_replay_free(void* replay);
 MXTRT_EXPORT int mxtrt_replay_run(void* replay, void* const* inputs, void* const* outputs, void* stream);
 // The replays that a state's forwards try, first one first, before they call Python; replaces those it had.
 MXTRT_EXPORT int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count);
+// Says that a forward of the state is about to be pushed, and starts its captured run at once if that is safe: nothing
+// of the state is under way, its weights were in order last time, and the run writes staging memory only. The forward
+// then waits for this run, or throws it away if a weight has moved or an input is elsewhere. `inputs` holds the address
+// of each input of the node (of weights NULL); the caller has waited for what is written to them. Returns whether it
+// was started.
+MXTRT_EXPORT int mxtrt_state_begin(int64_t state_id, void* const* inputs);
 // The error text of this thread.
 MXTRT_EXPORT const char* mxtrt_error(void);
 // How many times Python was called since the library was loaded: a replayed forward makes no call.

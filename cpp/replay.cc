@@ -15,12 +15,18 @@ Replay::Replay(const MxtrtReplaySpec& spec)
       inputs_(spec.inputs, spec.inputs + spec.num_inputs),
       outputs_(spec.outputs, spec.outputs + spec.num_outputs) {}
 
-bool Replay::Matches(void* const* inputs, void* const* outputs) const {
-  for (const MxtrtCopy& copy : inputs_)
-    if (copy.address != nullptr && copy.address != inputs[copy.position]) return false;
-  for (const MxtrtCopy& copy : outputs_)
-    if (copy.address != nullptr && copy.address != outputs[copy.position]) return false;
+namespace {
+
+bool InPlace(const std::vector<MxtrtCopy>& copies, void* const* arrays) {
+  for (const MxtrtCopy& copy : copies)
+    if (copy.address != nullptr && copy.address != arrays[copy.position]) return false;
   return true;
+}
+
+}  // namespace
+
+bool Replay::Matches(void* const* inputs, void* const* outputs) const {
+  return InPlace(inputs_, inputs) && InPlace(outputs_, outputs);
 }
 
 int Replay::CopyIn(void* const* inputs, void* stream) const {
@@ -53,18 +59,54 @@ int Replay::CopyOut(void* const* outputs, void* stream) const {
 }
 
 int Replay::Run(void* const* inputs, void* const* outputs, void* stream) const {
-  const bool host_arrays = spec_.stream != nullptr;
-  void* const target = host_arrays ? spec_.stream : stream;
-  // MXNet's threads have no current context of ours, or one of another device.
+  if (spec_.stream != nullptr) {
+    const int status = Start(inputs);
+    return status != 0 ? status : Finish(outputs);
+  }
   int status = spec_.cuda.ctx_push(spec_.context);
   if (status != 0) return status;
-  status = CopyIn(inputs, target);
-  if (status == 0) status = spec_.cuda.graph_launch(spec_.graph, target);
-  if (status == 0 && host_arrays) status = spec_.cuda.stream_synchronize(target);
-  if (status == 0) status = CopyOut(outputs, target);
+  status = CopyIn(inputs, stream);
+  if (status == 0) status = spec_.cuda.graph_launch(spec_.graph, stream);
+  if (status == 0) status = CopyOut(outputs, stream);
   void* popped = nullptr;
   spec_.cuda.ctx_pop(&popped);
   return status;
+}
+
+bool Replay::CanStartEarly(void* const* inputs) const {
+  if (spec_.stream == nullptr || !InPlace(inputs_, inputs)) return false;
+  // Somebody may still be reading an output of the last forward.
+  for (const MxtrtCopy& copy : outputs_)
+    if (copy.address != nullptr) return false;
+  return true;
+}
+
+int Replay::Start(void* const* inputs) const {
+  // MXNet's threads have no current context of ours, or one of another device.
+  int status = spec_.cuda.ctx_push(spec_.context);
+  if (status != 0) return status;
+  status = CopyIn(inputs, spec_.stream);
+  if (status == 0) status = spec_.cuda.graph_launch(spec_.graph, spec_.stream);
+  void* popped = nullptr;
+  spec_.cuda.ctx_pop(&popped);
+  return status;
+}
+
+int Replay::Finish(void* const* outputs) const {
+  int status = spec_.cuda.ctx_push(spec_.context);
+  if (status != 0) return status;
+  status = spec_.cuda.stream_synchronize(spec_.stream);
+  if (status == 0) status = CopyOut(outputs, spec_.stream);
+  void* popped = nullptr;
+  spec_.cuda.ctx_pop(&popped);
+  return status;
+}
+
+void Replay::Abandon() const {
+  if (spec_.cuda.ctx_push(spec_.context) != 0) return;
+  spec_.cuda.stream_synchronize(spec_.stream);
+  void* popped = nullptr;
+  spec_.cuda.ctx_pop(&popped);
 }
 
 }  // namespace mxtrt

@@ -6,6 +6,7 @@
 
 #include <string.h>
 
+#include <atomic>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -44,8 +45,12 @@ struct State {
   int num_inputs = 0;
   std::vector<Input> inputs;
   std::vector<Weight> weights;
-  bool ready = false;  // whether `weights` says what is in the engine
+  std::atomic<bool> ready{false};  // whether `weights` says what is in the engine
   std::vector<const mxtrt::Replay*> replays;
+
+  // A run that mxtrt_state_begin started, and how many forwards were announced to it and have ended.
+  std::atomic<const mxtrt::Replay*> early{nullptr};
+  std::atomic<int64_t> begun{0}, ended{0};
 
   std::vector<MxtrtTensor> in_tensors, out_tensors;  // reused by each call of Python
 };
@@ -151,17 +156,28 @@ bool ShapesFit(const State& state, const Arrays& in) {
   return true;
 }
 
-// Replays a captured run if one fits the arrays. A run that the driver refuses is not tried again: Python then runs
-// the engine, and tells what is wrong.
-bool Replayed(State* state, const Arrays& in, const Arrays& out, void* stream) {
-  for (const mxtrt::Replay* replay : state->replays) {
-    if (!replay->Matches(in.data, out.data)) continue;
-    if (replay->Run(in.data, out.data, stream) == 0) return true;
-    state->replays.clear();
-    return false;
-  }
+// A run that the driver refused is not tried again: Python then runs the engine, and tells what is wrong.
+bool ForgetReplays(State* state) {
+  std::lock_guard<std::mutex> guard(StatesLock());
+  state->replays.clear();
   return false;
 }
+
+// Finishes the run that was started early, or replays a captured run that fits the arrays.
+bool Replayed(State* state, const mxtrt::Replay* early, const Arrays& in, const Arrays& out, void* stream) {
+  if (early != nullptr && early->Matches(in.data, out.data))
+    return early->Finish(out.data) == 0 || ForgetReplays(state);
+  if (early != nullptr) early->Abandon();
+  for (const mxtrt::Replay* replay : state->replays)
+    if (replay->Matches(in.data, out.data)) return replay->Run(in.data, out.data, stream) == 0 || ForgetReplays(state);
+  return false;
+}
+
+// Counts a forward as ended, however it ends.
+struct Ending {
+  State* state;
+  ~Ending() { state->ended.fetch_add(1); }
+};
 
 const char* g_contexts[] = {"cpu", "gpu"};
 mxnet::ext::createOpState_t g_create_markers[] = {nullptr, nullptr};
@@ -243,9 +259,29 @@ extern "C" int mxtrt_state_set_replays(int64_t state_id, void* const* replays, i
   std::lock_guard<std::mutex> guard(StatesLock());
   const auto found = States().find(state_id);
   if (found == States().end()) return MXTRT_FAIL;
+  // Who takes replays away frees them next.
+  if (const mxtrt::Replay* early = found->second->early.exchange(nullptr)) early->Abandon();
   found->second->replays.clear();
   for (int32_t i = 0; i < count; ++i) found->second->replays.push_back(static_cast<const mxtrt::Replay*>(replays[i]));
   return MXTRT_OK;
+}
+
+extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
+  std::lock_guard<std::mutex> guard(StatesLock());
+  const auto found = States().find(state_id);
+  if (found == States().end()) return MXTRT_FAIL;
+  State* state = found->second;
+  // A forward that never ran, since an array that it depends on had failed, leaves the counts apart for good: then
+  // nothing is started early any more, which is slower and still right.
+  const bool alone = state->begun.fetch_add(1) == state->ended.load();
+  if (!alone || !state->ready || state->early.load() != nullptr) return MXTRT_FAIL;
+  for (const mxtrt::Replay* replay : state->replays) {
+    if (!replay->CanStartEarly(inputs)) continue;
+    if (replay->Start(inputs) != 0) return MXTRT_FAIL;  // the forward meets the same error, and tells
+    state->early.store(replay);
+    return MXTRT_OK;
+  }
+  return MXTRT_FAIL;
 }
 
 MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t** in_shapes, int* in_ndims,
@@ -258,6 +294,8 @@ MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t
                                    int64_t*, int64_t*, void*, void*) {
   State* state = static_cast<State*>(state_op);
   mxtrt::ErrorText().clear();
+  const mxtrt::Replay* early = state->early.exchange(nullptr);
+  const Ending ending{state};
   if (!is_forward)
     return mxtrt::Fail(
         "a TensorRT node was asked for gradients; it is for inference only | next step: bind the symbol with "
@@ -272,7 +310,8 @@ MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t
   if (!ShapesFit(*state, in))
     return mxtrt::Fail("a TensorRT node was run with other input shapes than it was made for");
   const bool moved = WeightsMoved(state, in);
-  if (!moved && Replayed(state, in, out, stream)) return MXTRT_OK;
+  if (!moved && Replayed(state, early, in, out, stream)) return MXTRT_OK;
+  if (moved && early != nullptr) early->Abandon();
 
   const MxtrtCallbacks* callbacks = mxtrt::Callbacks();
   if (callbacks == nullptr) return mxtrt::Fail("the interpreter is exiting; this forward was not run");

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, NamedTuple, Optional
 
 import mxnet as mx
+import numpy as np
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, session, settings
+from mxnet_trt_property import backend, native, session, settings
 from mxnet_trt_property.errors import SettingError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -55,6 +56,8 @@ class Attachment:
         use_twin: Whether every forward goes to the twin, after the TensorRT nodes failed.
         checked: Whether the first forward is behind, and so is a fallback.
         sessions: The sessions of the executor's TensorRT nodes.
+        early: Starts the captured run of a graph that is one TensorRT node before MXNet's thread gets to it, after
+            waiting for what is written to its inputs; None where that cannot be.
     """
 
     made: backend.Partitioned
@@ -63,6 +66,7 @@ class Attachment:
     use_twin: bool = False
     checked: bool = False
     sessions: list[session.Session] = field(default_factory=list)
+    early: Optional[Callable[[], None]] = None
 
 
 class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
@@ -81,10 +85,13 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             _warn_once("forward(is_train=True) runs on MXNet: TensorRT nodes are for inference")
         if is_train or state.use_twin:
             return self._forward_twin(is_train, kwargs)
+        self._assign(kwargs)
+        if state.early is not None:
+            state.early()
         if state.checked:
-            return super().forward(is_train=False, **kwargs)
+            return super().forward(is_train=False)
         try:
-            outputs = super().forward(is_train=False, **kwargs)
+            outputs = super().forward(is_train=False)
             if settings.value("ON_ERROR") == "fallback":
                 # Only this once: whether the engines could be had shows here, and MXNet can still take over.
                 for output in outputs:
@@ -103,6 +110,23 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             return self._forward_twin(is_train, {})
         state.checked = True
         return outputs
+
+    def _assign(self, arrays: Mapping[str, Any]) -> None:
+        """Writes arrays into arguments as Executor.forward does with its keyword arguments."""
+        arguments = self.arg_dict
+        for name, array in arrays.items():
+            if not isinstance(array, (mx.nd.NDArray, np.ndarray)):
+                raise ValueError("only accept keyword argument of NDArrays and numpy.ndarray")
+            if name not in arguments:
+                raise TypeError(f"Unknown argument {name}")
+            if arguments[name].shape != array.shape:
+                raise ValueError(
+                    f"Shape not match! Argument {name}, need: {arguments[name].shape}, received: {array.shape}"
+                )
+            if isinstance(array, mx.nd.NDArray) and array.handle is not arguments[name].handle:
+                array.copyto(arguments[name])  # what the assignment below comes down to, without parsing an index
+            else:
+                arguments[name][:] = array
 
     def backward(self, out_grads: Any = None, is_train: bool = True) -> None:
         """Runs the backward pass of the stock graph after forward(is_train=True)."""
@@ -349,7 +373,34 @@ def _attach(
         addresses = {_address(array) for array in held} - {0}
         for member in sessions:
             member.keep_in_place(addresses)
+        if len(sessions) == 1:
+            executor.tensorrt.early = _early_start(executor, sessions[0])
     return executor
+
+
+def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[], None]]:
+    """Returns the function behind Attachment.early.
+
+    MXNet's way to the operator costs two changes of thread and 0.3 us for each of its inputs; meanwhile the GPU works.
+    """
+    names = member.graph.input_names
+    if not all(name in executor.arg_dict for name in names):
+        return None
+    inputs = [executor.arg_dict[name] for name in names]
+    addresses = (ctypes.c_void_p * max(1, len(member.graph.roles)))()
+    positions = list(zip(member.graph.input_positions, inputs))
+    library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
+    handles = [array.handle for array in inputs]
+    state_id = ctypes.c_int64(member.state_id)
+
+    def early() -> None:
+        for handle in handles:
+            check(wait(handle))
+        for position, array in positions:
+            addresses[position] = _address(array)  # MXNet moves an array that changes its memory layout
+        library.mxtrt_state_begin(state_id, addresses)
+
+    return early
 
 
 def _address(array: Any) -> int:

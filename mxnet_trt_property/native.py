@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.errors import NativeLibraryError, TensorRTPropertyError, message
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -239,6 +239,7 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_replay_free.restype = None
     addresses = ctypes.POINTER(ctypes.c_void_p)
     lib.mxtrt_replay_run.argtypes = [ctypes.c_void_p, addresses, addresses, ctypes.c_void_p]
+    lib.mxtrt_state_begin.argtypes = [ctypes.c_int64, addresses]
     lib.mxtrt_state_set_replays.argtypes = [ctypes.c_int64, addresses, ctypes.c_int32]
     return lib
 

@@ -46,7 +46,8 @@ class Subgraph:
         roles: native.UNUSED, INPUT, WEIGHT or AUXILIARY for each input of the node.
         input_positions: For each input of the model the position among the node's inputs.
         weight_positions: For each weight of the model, by variable id, the position among the node's inputs.
-        weight_names: For each weight position the name of the program's own argument.
+        input_names: For each input of the model the name of the program's argument that it is; empty where MXNet
+            computes it.
     """
 
     model: convert.ConvertedModel
@@ -54,7 +55,7 @@ class Subgraph:
     roles: tuple[int, ...]
     input_positions: tuple[int, ...]
     weight_positions: Mapping[int, int]
-    weight_names: Mapping[int, str]
+    input_names: tuple[str, ...]
 
 
 _cache: OrderedDict[tuple[Any, ...], Subgraph] = OrderedDict()
@@ -119,10 +120,10 @@ def _read(text: str, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int], l
         roles=tuple(native_roles),
         input_positions=input_positions,
         weight_positions=weight_positions,
-        weight_names={
-            i: graph.nodes[node_id].attrs.get("argName", graph.nodes[node_id].name)
-            for node_id, i in weight_positions.items()
-        },
+        input_names=tuple(
+            graph.nodes[port.node].attrs.get("argName", "") if _is_argument(graph.nodes[port.node]) else ""
+            for port in model.inputs
+        ),
     )
 
 

@@ -29,6 +29,10 @@ _MOST_IN_PLACE = 4
 # Smaller arrays are copied faster than the graph's copy starts, and would share their pages with others.
 PIN_FROM_BYTES = 32768
 
+# Outputs up to this size go through staging memory all the same: a run that writes no array of the program's can be
+# started before the program's last reader of that array is done (mxtrt_state_begin).
+PIN_OUTPUTS_FROM_BYTES = 1 << 20
+
 # Held while a stream is captured and while a device is waited for: waiting for a device spoils a capture on it.
 CAPTURE_LOCK = threading.Lock()
 
@@ -237,7 +241,8 @@ class Captures:
             return
         in_place, pinned = {}, []
         for i, slot in enumerate(runner.slots):
-            wanted = slot.bound and slot.array in self._stable and slot.nbytes >= PIN_FROM_BYTES
+            smallest = PIN_FROM_BYTES if slot.is_input else PIN_OUTPUTS_FROM_BYTES
+            wanted = slot.bound and slot.array in self._stable and slot.nbytes >= smallest
             if wanted and pin(self._driver, slot.array, slot.nbytes):
                 in_place[i] = slot.array
                 pinned.append((slot.array, slot.nbytes))

@@ -24,7 +24,7 @@ from tests.engines.test_trt import Aligned
 from tests.symbols import backend, conv_bn, fill, mlp, random_arrays, relative_error
 
 CPU, GPU = Device("cpu", 0), Device("gpu", 0)
-LARGE = (64, 256)  # 64 KiB of float32: worth pinning
+LARGE = (512, 512)  # 1 MiB of float32: worth pinning, as input and as output
 
 
 def random(shape: tuple[int, ...], seed: int) -> Any:
@@ -192,6 +192,46 @@ def test_new_weights_end_the_replay(in_executors: None, cuda: FakeCuda) -> None:
     calls = native.callback_count()
     ours.forward()[0].wait_to_read()
     assert native.callback_count() == calls
+
+
+def test_a_run_is_started_before_mxnet_gets_to_it(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (16, 3, 32, 32)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    for executor in (stock, ours):
+        executor.forward()[0].wait_to_read()
+    launches, calls = cuda.launches(), native.callback_count()
+    early = ours.tensorrt.early
+    assert early is not None
+    early()
+    assert cuda.launches() == launches + 1
+    expected = stock.forward()[0].asnumpy()
+    mx.executor.Executor.forward(ours)[0].wait_to_read()  # takes the run that was started
+    assert cuda.launches() == launches + 1
+    assert native.callback_count() == calls
+    assert relative_error(ours.outputs[0], expected) < 1e-5
+
+
+def test_a_started_run_is_thrown_away_when_a_weight_moved(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (16, 3, 32, 32)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    for executor in (stock, ours):
+        executor.forward()[0].wait_to_read()
+    for i in range(4):
+        for executor in (stock, ours):
+            executor.arg_dict["fc_weight"][:] = 0.1 * (i + 1)
+        assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
+
+
+def test_forwards_that_are_not_waited_for(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (16, 3, 32, 32)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    results = []
+    for seed in range(12):
+        data = mx.nd.array(random(shapes["data"], seed))
+        results.append((ours.forward(data=data)[0].copy(), stock.forward(data=data)[0].copy()))
+        ours.forward()  # the same again, with the first one possibly under way
+    for found, expected in results:
+        assert relative_error(found, expected) < 1e-5
 
 
 def test_a_driver_that_refuses_a_replay_is_told_and_survived(
