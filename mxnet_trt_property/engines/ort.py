@@ -30,6 +30,9 @@ _log = logging.getLogger("mxnet_trt_property.onnxruntime")
 MAX_BINDINGS = 8
 
 _INSTALL = "pip install onnxruntime"
+# Merges a Pad node into an average pooling that does not count its pad, which gives wrong numbers (seen in 1.19).
+_DISABLED_OPTIMIZERS = ["PadFusion"]
+
 _SEVERITY_INFO = 1
 _SEVERITY_FATAL = 4  # errors reach the user as exceptions, so that printing them too would say them twice
 _ONNX_BFLOAT16 = 16  # TensorProto.BFLOAT16; NumPy has no type object that ONNX Runtime knows
@@ -104,7 +107,9 @@ class OnnxRuntimeEngine:
         if threads:
             settings.intra_op_num_threads = threads
         try:
-            session = runtime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(
+                model, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
+            )
         except Exception as error:  # its exception types share no base of their own
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
         return OnnxRuntimeProgram(session, len(model), self._driver, label)

@@ -7,9 +7,10 @@ With input size x, kernel k, stride s and pad p, the windows start at -p, s - p,
 of them. 'full' may reach beyond x + p; this file calls that part the overhang. The pads written to ONNX are
 explicit and the rounding is always down: engines disagree on what rounding up counts.
 
-An average is divided by the window's size without the overhang (count_include_pad, the default), or by what
-lies inside the input. ONNX either counts every pad or none, so in the first case the pad that counts becomes
-a Pad node of zeros and only the overhang is left to the pooling node.
+An average is divided by the window's size without the overhang (count_include_pad, the default), or by what lies
+inside the input. ONNX either counts every pad or none, so in the first case all is counted and the mean is multiplied
+by kernel size / elements that count, a constant. (A Pad node in front would say the same, but ONNX Runtime 1.19 merges
+it into the pooling node and then counts wrong.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Optional
+from typing import Any, Optional
+
+import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import check_layout, dtype_of, shape_of, spread
@@ -108,9 +111,22 @@ def _windows(kind: str, params: PoolingParameters, node: NodeInfo, data: str, w:
     if params.count_include_pad is False:
         return w.node("AveragePool", [data], pads=pads + ends, count_include_pad=0, **attributes)
     if any(overhang) and any(pads):
-        data = w.pad(data, [0, 0, *pads], [0, 0, *pads])
-        pads, ends = [0] * ndim, overhang
+        mean = w.node("AveragePool", [data], pads=pads + ends, count_include_pad=1, **attributes)
+        counted = _counted(params.kernel, strides, pads, sizes, counts)
+        factors = (prod(params.kernel) / counted).astype(dtype_of(node.inputs[0]))
+        return w.node("Mul", [mean, w.constant(factors)])
     return w.node("AveragePool", [data], pads=pads + ends, count_include_pad=int(not any(overhang)), **attributes)
+
+
+def _counted(
+    kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], sizes: Sequence[int], counts: Sequence[int]
+) -> np.ndarray[Any, Any]:
+    """Returns how many elements of input and pad each window holds, with two axes of length 1 in front."""
+    found = np.ones((1, 1), np.float64)
+    for k, s, p, x, n in zip(kernel, strides, pads, sizes, counts):
+        starts = np.arange(n) * s - p
+        found = found[..., None] * np.minimum(k, x + p - starts)
+    return found
 
 
 @dataclass(frozen=True)
