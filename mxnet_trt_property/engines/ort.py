@@ -31,7 +31,7 @@ MAX_BINDINGS = 8
 
 _INSTALL = "pip install onnxruntime"
 # Merges a Pad node into an average pooling that does not count its pad, which gives wrong numbers (seen in 1.19).
-_DISABLED_OPTIMIZERS = ["PadFusion"]
+_DISABLED_OPTIMIZERS = ["Pad_Fusion"]
 
 _SEVERITY_INFO = 1
 _SEVERITY_FATAL = 4  # errors reach the user as exceptions, so that printing them too would say them twice
