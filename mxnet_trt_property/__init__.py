@@ -12,9 +12,12 @@ from mxnet_trt_property._version import __version__
 
 TYPE_CHECKING = False  # `typing` costs more than this package does at the start of an interpreter
 if TYPE_CHECKING:
+    from typing import Any
+
+    from mxnet_trt_property.compiled import compile, load
     from mxnet_trt_property.session import Report
 
-__all__ = ["__version__", "reports"]
+__all__ = ["__version__", "compile", "load", "reports"]
 
 
 def reports() -> tuple[Report, ...]:
@@ -22,6 +25,15 @@ def reports() -> tuple[Report, ...]:
     from mxnet_trt_property import session
 
     return session.reports()
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `compile` and `load` when they are first asked for: they need NumPy, which starting Python does not."""
+    if name not in ("compile", "load"):
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    from mxnet_trt_property import compiled
+
+    return getattr(compiled, name)
 
 
 _autoload.register()

@@ -24,8 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import mxnet_trt_property  # noqa: E402, F401
 from verify_models import machine  # noqa: E402  (the script beside this one)
+
+import mxnet_trt_property  # noqa: E402, F401
 
 ROUNDS = 7
 

@@ -30,6 +30,7 @@ NAME = "demo"
 # ||a - b|| / ||b||. TensorRT computes fp32 convolutions in TF32, which has 10 bits of mantissa.
 TOLERANCE = {"onnxruntime": 1e-5, "tensorrt": 2e-3, "tensorrt_rtx": 2e-3}
 
+_FIXED_SIZE = ("alexnet", "densenet", "inception", "squeezenet", "vgg")
 _SCRIPT = Path(__file__).with_name("plain_script.py")
 
 
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         if prefix is None:
             prefix, epoch, model = str(Path(folder) / "resnet18_v2"), 0, "resnet18_v2"
             _progress(arguments, "exporting resnet18_v2 ...")
-            export_resnet18(prefix)
+            export_gluon("resnet18_v2", prefix)
         record = compare(str(prefix), epoch, str(model), shapes, arguments.seconds, Path(folder), arguments)
     print(json.dumps({**asdict(record), "passed": record.passed}) if arguments.json else table(record))
     return 0 if record.passed else 1
@@ -115,25 +116,38 @@ def parse_shapes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def export_resnet18(prefix: str) -> None:
-    """Writes Gluon's resnet18_v2 as a checkpoint, with real batch-norm statistics.
+def export_gluon(name: str, prefix: str, shape: tuple[int, ...] = (1, 3, 224, 224)) -> None:
+    """Writes a network of gluon.model_zoo.vision as a checkpoint, with real batch-norm statistics.
 
     Freshly initialised statistics (mean 0, variance 1) would let activations grow from layer to layer and make the
     comparison of two precisions meaningless. MXNet writes the running statistics in the backward pass, a tenth of the
     way to the batch's own each time.
+
+    Args:
+        name: The network's name in the zoo.
+        prefix: The checkpoint to write, PREFIX-symbol.json and PREFIX-0000.params.
+        shape: The shape of the input, (N, C, H, W).
+
+    Raises:
+        DemoError: The zoo has no network of that name.
     """
     import mxnet as mx
     from mxnet.gluon.model_zoo import vision
 
     mx.random.seed(7)
-    net = vision.resnet18_v2()
+    try:
+        net = vision.get_model(name)
+    except ValueError as error:
+        raise DemoError(message(f"Gluon's zoo has no network '{name}'", found=str(error).strip())) from None
     net.initialize(mx.init.Xavier())
+    # Small images make the same kind of statistics; these networks end in a window of fixed size and take no others.
+    small = shape[2:] if name.startswith(_FIXED_SIZE) else (64, 64)
     for _ in range(20):
         with mx.autograd.record():
-            loss = net(mx.nd.random.normal(shape=(4, 3, 64, 64))).mean()
+            loss = net(mx.nd.random.normal(shape=(4, shape[1], *small))).mean()
         loss.backward()
     net.hybridize()
-    net(mx.nd.random.normal(shape=(1, 3, 224, 224))).wait_to_read()
+    net(mx.nd.random.normal(shape=shape)).wait_to_read()
     net.export(prefix)
 
 
@@ -176,7 +190,7 @@ def compare(
         taken=sum(r["nodes"] for r in report),
         operators=_count_operators(prefix),
         subgraphs=len(report),
-        relative_error=max(_relative_error(ours[n], stock[n]) for n in names),
+        relative_error=max(relative_error(ours[n], stock[n]) for n in names),
         tolerance=max((TOLERANCE.get(e, 1e-5) for e in engines), default=1e-5),
         same_argmax=all(np.array_equal(ours[n].argmax(-1), stock[n].argmax(-1)) for n in names),
     )
@@ -231,7 +245,7 @@ def _count_operators(prefix: str) -> int:
     return len(Graph.from_json(Path(f"{prefix}-symbol.json").read_text()).operators)
 
 
-def _relative_error(ours: np.ndarray[Any, Any], stock: np.ndarray[Any, Any]) -> float:
+def relative_error(ours: np.ndarray[Any, Any], stock: np.ndarray[Any, Any]) -> float:
     """Returns ||a - b|| / ||b||; a shape that differs, or a value that is not a number, is an infinite error."""
     if ours.shape != stock.shape:
         return float("inf")
