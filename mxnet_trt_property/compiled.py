@@ -88,7 +88,15 @@ class Bound:
 
     def bare(self) -> Optional[Callable[[], None]]:
         """Returns what the engine does at a call and nothing else, for benchmarks; None if it does not tell."""
-        return self._replay.bare()
+        replay = self._replay.bare()
+        if replay is None:
+            return None
+
+        def bare(owner: Bound = self) -> None:
+            # The default argument keeps the arrays that the replay works on as long as somebody has the replay.
+            replay()
+
+        return bare
 
 
 def _untie(seat: Seat, idle: Idle, arrays: Any) -> None:

@@ -3,9 +3,9 @@
 usage: python ci/gpu/threads.py --out DIR [--model NAME] [--seconds S] [--forwards N]
 
 Inferences a second at batch 1, host arrays, for 1, 2, 4 and 8 threads: each with a bound call of one compiled model,
-and each with an executor of its own. MXNet serializes operators on the CPU by default; the variables that let them run side
-by side are set below, before MXNet is imported. Then one executor runs N forwards, and host and device memory are
-printed on the way. Writes DIR/threads.json.
+and each with an executor of its own. MXNet serializes operators on the CPU by default; the variables that let them
+run side by side are set below, before MXNet is imported. Then one executor runs N forwards, and host and device memory
+are printed on the way. Writes DIR/threads.json.
 """
 
 from __future__ import annotations

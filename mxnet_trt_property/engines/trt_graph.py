@@ -141,6 +141,11 @@ class CapturedRun:
             target.bytes, target.position = copy.nbytes, position
         return array
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the graph is freed."""
+        return not self._graph
+
     def close(self) -> None:
         """Frees graph and replays and unpins memory. The device must be current and no replay under way."""
         while self._handles:
@@ -154,12 +159,15 @@ class CapturedRun:
         self._pinned = ()
 
 
-def replayer(handle: int, inputs: Sequence[int], outputs: Sequence[int], stream: int, label: str) -> Callable[[], None]:
-    """Returns a function that replays `handle` on fixed arrays and does nothing else.
+def replayer(
+    captured: CapturedRun, inputs: Sequence[int], outputs: Sequence[int], stream: int, label: str
+) -> Callable[[], None]:
+    """Returns a function that replays a captured run on fixed arrays and does nothing else.
 
-    Raises (the returned function):
-        EngineError: The driver refused.
+    It raises EngineError if the driver refuses, or the run's memory was freed meanwhile. The arrays are the caller's
+    to keep.
     """
+    handle = captured.handle(range(len(inputs)))
     library = native.library()
     ins = (ctypes.c_void_p * max(1, len(inputs)))(*(a or None for a in inputs))
     outs = (ctypes.c_void_p * max(1, len(outputs)))(*(a or None for a in outputs))
@@ -167,6 +175,8 @@ def replayer(handle: int, inputs: Sequence[int], outputs: Sequence[int], stream:
     c_handle, c_stream = ctypes.c_void_p(handle), ctypes.c_void_p(stream or None)
 
     def replay() -> None:
+        if captured.is_closed:
+            raise EngineError(message(f"{label} could not be replayed", found="its captured run was closed"))
         if run(c_handle, ins, outs, c_stream) != native.OK:
             raise EngineError(message(f"{label} could not be replayed", found=(library.mxtrt_error() or b"").decode()))
 
@@ -208,7 +218,7 @@ class Captures:
         addresses = {*ins, *outs}
         for run in self.runs:
             if run.in_place <= addresses:
-                return replayer(run.handle(range(len(ins))), ins, outs, stream, self._label)
+                return replayer(run, ins, outs, stream, self._label)
         return None
 
     def capture(self, runner: TensorRTRunner) -> None:

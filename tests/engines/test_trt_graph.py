@@ -12,6 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+import mxnet_trt_property
 from mxnet_trt_property import native, programs
 from mxnet_trt_property.engines import registry, trt
 from mxnet_trt_property.engines.registry import Device, Options
@@ -74,6 +75,37 @@ def test_arrays_that_stay_are_pinned_and_used_in_place(engine: trt.TensorRTEngin
     runner.run([buffer(x)], [buffer(y)], 0)
     assert np.array_equal(y, np.maximum(x, 0))
     runner.close()
+
+
+def test_a_replay_whose_runner_is_closed_is_refused(engine: trt.TensorRTEngine) -> None:
+    runner = engine.build(models.relu(LARGE), Options(), CPU, "tensorrt0").runner(CPU)
+    x, y = random(LARGE, 0), np.empty(LARGE, np.float32)
+    runner.run([buffer(x)], [buffer(y)], 0)
+    bare = runner.bare([buffer(x)], [buffer(y)])
+    bare()
+    runner.close()
+    with pytest.raises(EngineError, match="was closed"):
+        bare()
+
+
+def test_a_bare_run_keeps_its_arrays(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
+    arrays = random_arrays(mlp(), {"data": (2, 5)})
+    data = arrays.pop("data").asnumpy()
+    model = mxnet_trt_property.compile(mlp(), arrays, {}, {"data": (2, 5)}, engine="tensorrt")
+    bound = model.bind(data)
+    expected = bound().copy()
+    bare, outputs = bound.bare(), bound.outputs
+    assert bare is not None
+    del bound, data
+    gc.collect()
+    outputs[...] = 0
+    bare()
+    assert relative_error(outputs, expected) == 0
+    model.close()
+    with pytest.raises(EngineError, match="was closed"):
+        bare()
+    del bare
 
 
 def test_an_array_of_two_runners_stays_pinned_for_the_other(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
