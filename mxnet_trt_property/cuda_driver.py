@@ -27,6 +27,7 @@ _ATTRIBUTE_MINOR = 76
 _HOST_ALLOC_PORTABLE = 1  # pinned for every context, not only the current one
 _HOST_REGISTER_PORTABLE = 1
 _CAPTURE_RELAXED = 2  # calls of this and other threads that would spoil a stricter capture are allowed
+_PROGRAMMATIC = 1  # CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC
 _STREAM_NON_BLOCKING = 1  # does not wait for work on the legacy default stream
 
 _Int = ctypes.c_int
@@ -71,6 +72,9 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamSynchronize": (_Ptr,),
     "cuStreamBeginCapture_v2": (_Ptr, _Int),
     "cuStreamEndCapture": (_Ptr, _PPtr),
+    "cuGraphGetEdges_v2": (_Ptr, _PPtr, _PPtr, _Ptr, _PSize),
+    "cuGraphRemoveDependencies_v2": (_Ptr, _PPtr, _PPtr, _Ptr, _Size),
+    "cuGraphAddDependencies_v2": (_Ptr, _PPtr, _PPtr, _Ptr, _Size),
     "cuGraphInstantiateWithFlags": (_PPtr, _Ptr, ctypes.c_ulonglong),
     "cuGraphLaunch": (_Ptr, _Ptr),
     "cuGraphDestroy": (_Ptr,),
@@ -84,6 +88,17 @@ _NEXT_STEPS = {
     3: "a process forked after CUDA was used cannot use it: start workers with the 'spawn' method",
     100: "check that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it",
 }
+
+
+class _EdgeData(ctypes.Structure):
+    """CUgraphEdgeData."""
+
+    _fields_ = (
+        ("from_port", ctypes.c_ubyte),
+        ("to_port", ctypes.c_ubyte),
+        ("kind", ctypes.c_ubyte),
+        ("reserved", ctypes.c_ubyte * 5),
+    )
 
 
 class CudaError(EngineError):
@@ -118,6 +133,7 @@ class Driver:
 
     def __init__(self, path: str = LIBRARY) -> None:
         self._path = path
+        self.replaced_edges = 0  # by captures with full edges, so far
         self._library: Optional[ctypes.CDLL] = None
         self._functions: dict[str, Any] = {}
         self._contexts: dict[int, int] = {}
@@ -326,8 +342,14 @@ class Driver:
         """Destroys a stream; work queued on it still completes."""
         self._call("cuStreamDestroy_v2", "destroying a stream", stream)
 
-    def capture(self, stream: int, work: Callable[[], None]) -> int:
+    def capture(self, stream: int, work: Callable[[], None], full_edges: bool = False) -> int:
         """Returns an executable graph (a CUgraphExec) of what `work` queues on `stream`.
+
+        Args:
+            stream: The stream to capture.
+            work: Queues work on it.
+            full_edges: Whether a kernel must wait for the end of the one before it, also where it was launched to
+                start earlier (programmatic dependent launch).
 
         Raises:
             CudaError: The driver cannot capture the work.
@@ -341,11 +363,32 @@ class Driver:
             status = self._function("cuStreamEndCapture")(stream, ctypes.byref(graph))
         self.check(status, "ending a capture")
         try:
+            if full_edges:
+                self._make_edges_full(graph)
             what = "making a graph executable"
             self._call("cuGraphInstantiateWithFlags", what, ctypes.byref(executable), graph, 0)
         finally:
             self._call("cuGraphDestroy", "freeing a graph", graph)
         return int(executable.value or 0)
+
+    def _make_edges_full(self, graph: Any) -> None:
+        """Replaces each programmatic edge of a graph by one that waits for the whole kernel."""
+        what = "reading the edges of a graph"
+        count = _Size()
+        self._call("cuGraphGetEdges_v2", what, graph, None, None, None, ctypes.byref(count))
+        if not count.value:
+            return
+        sources, targets = (_Ptr * count.value)(), (_Ptr * count.value)()
+        data = (_EdgeData * count.value)()
+        self._call("cuGraphGetEdges_v2", what, graph, sources, targets, data, ctypes.byref(count))
+        for i in range(count.value):
+            if data[i].kind != _PROGRAMMATIC:
+                continue
+            ends = ((_Ptr * 1)(sources[i]), (_Ptr * 1)(targets[i]))
+            what = "replacing an edge of a graph"
+            self._call("cuGraphRemoveDependencies_v2", what, graph, *ends, ctypes.byref(data[i]), 1)
+            self._call("cuGraphAddDependencies_v2", what, graph, *ends, None, 1)
+            self.replaced_edges += 1
 
     def graph_free(self, executable: int) -> None:
         """Frees an executable graph."""

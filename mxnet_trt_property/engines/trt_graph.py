@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -285,7 +286,8 @@ class Captures:
         try:
             with CAPTURE_LOCK:
                 target = stream or self._stream
-                graph = self._driver.capture(target, lambda: runner.enqueue_parts(target, copies))
+                work = functools.partial(runner.enqueue_parts, target, copies)
+                graph = self._driver.capture(target, work, full_edges=runner.kernels_overlap_wrongly)
         except BaseException:
             for address, nbytes in pinned:
                 unpin(self._driver, address, nbytes)

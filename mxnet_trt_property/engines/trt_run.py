@@ -33,6 +33,11 @@ from mxnet_trt_property.engines.registry import Buffer, Device, check_buffer, ch
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
 from mxnet_trt_property.errors import EngineError, message
 
+# TensorRT-RTX launches kernels so that one may start before the one in front of it has ended. On GPUs that it is not
+# made for they then read what is not written yet: seen with 1.5.0.114 on an H100, where results changed from run to run
+# until the kernels were made to wait (docs/gpu-verification.md).
+_OVERLAP_WRONGLY = (9, 10)
+
 ALIGNMENT = 256  # of addresses given to TensorRT, in bytes
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "int64": 8, "bool": 1, "uint8": 1}
 
@@ -89,6 +94,8 @@ class _LoadedEngine:
         self.label = label
         self.inputs = plan.inputs
         self.outputs = plan.outputs
+        capability = driver.device_info(gpu_index).compute_capability
+        self.kernels_overlap_wrongly = library.title == "TensorRT-RTX" and capability[0] in _OVERLAP_WRONGLY
         what = f"{library.full_name} cannot load the engine of {label} on GPU {gpu_index}"
         with driver.on_device(gpu_index):
             self.runtime, self.engine = library.load(plan.data, what)
@@ -272,6 +279,11 @@ class TensorRTRunner:
         self._prepared = arrays
 
     @property
+    def kernels_overlap_wrongly(self) -> bool:
+        """Whether captured kernels must be kept from starting before the one in front of them has ended."""
+        return self._engine.kernels_overlap_wrongly
+
+    @property
     def host_arrays(self) -> bool:
         """Whether the arrays lie in host memory."""
         return self._host_arrays
@@ -364,19 +376,34 @@ class TensorRTRunner:
                 return
             with self._driver.on_device(self._engine.gpu_index):
                 self.prepare(inputs, outputs)
-                if not self._host_arrays:
-                    self.enqueue(stream)
-                    self._resources.captures.capture(self)
-                    return
-                for slot in self.slots:
-                    if slot.is_input and slot.pinned:
-                        ctypes.memmove(slot.pinned, slot.array, slot.nbytes)
-                self.enqueue(self.stream)
-                self._driver.synchronize(self.stream)
-                for slot in self.slots:
-                    if not slot.is_input and slot.pinned:
-                        ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
+                self._queue(stream)
                 self._resources.captures.capture(self)
+                # The result of the graph counts, here already, so that no forward differs from the next.
+                replay = self._resources.captures.replayer(inputs, outputs, stream)
+                if replay is not None:
+                    replay()
+                elif self.kernels_overlap_wrongly:
+                    raise EngineError(
+                        message(
+                            f"{self._engine.library.full_name} cannot be relied on to run {self._engine.label}",
+                            found="a run that cannot be captured, on a GPU where only captured runs are right",
+                            next_step="set MXNET_TENSORRT_ENGINE=onnxruntime",
+                        )
+                    )
+
+    def _queue(self, stream: int) -> None:
+        """Queues one run anew, as the first run and one that cannot be captured are."""
+        if not self._host_arrays:
+            self.enqueue(stream)
+            return
+        for slot in self.slots:
+            if slot.is_input and slot.pinned:
+                ctypes.memmove(slot.pinned, slot.array, slot.nbytes)
+        self.enqueue(self.stream)
+        self._driver.synchronize(self.stream)
+        for slot in self.slots:
+            if not slot.is_input and slot.pinned:
+                ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
 
     def close(self) -> None:
         """Waits for a run under way, then frees context, stream and memory."""

@@ -117,6 +117,33 @@ int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long lo
   __sync_fetch_and_add(&live_graphs, 1);
   return 0;
 }
+/* Three edges between made-up nodes; the second one lets its kernel start early. */
+static int removed_edge, added_edge;
+int cuGraphGetEdges_v2(void* graph, void** from, void** to, unsigned char* data, size_t* count) {
+  (void)graph;
+  for (int i = 0; from && i < 3; ++i) {
+    from[i] = (void*)(uintptr_t)(i + 1);
+    to[i] = (void*)(uintptr_t)(i + 2);
+    memset(data + 8 * i, 0, 8);
+    data[8 * i + 2] = i == 1;
+  }
+  *count = 3;
+  return 0;
+}
+int cuGraphRemoveDependencies_v2(void* graph, void** from, void** to, unsigned char* data, size_t count) {
+  (void)graph;
+  (void)to;
+  removed_edge = (int)(uintptr_t)from[0];
+  return count == 1 && data && data[2] == 1 ? 0 : 1;
+}
+int cuGraphAddDependencies_v2(void* graph, void** from, void** to, unsigned char* data, size_t count) {
+  (void)graph;
+  (void)to;
+  added_edge = (int)(uintptr_t)from[0];
+  return count == 1 && !data ? 0 : 1;
+}
+int fake_removed_edge(void) { return removed_edge; }
+int fake_added_edge(void) { return added_edge; }
 int cuGraphDestroy(void* graph) { free(graph); return 0; }
 int cuGraphExecDestroy(void* executable) { free(executable); __sync_fetch_and_sub(&live_graphs, 1); return 0; }
 int cuGraphLaunch(void* executable, void* stream) {

@@ -50,7 +50,7 @@ def test_host_arrays_are_replayed_through_staging_memory(engine: trt.TensorRTEng
         x, y = random(LARGE, seed), np.full(LARGE, np.nan, np.float32)
         runner.run([buffer(x)], [buffer(y)], 0)
         assert np.array_equal(y, np.maximum(x, 0))
-    assert cuda.launches() == launches + 3
+    assert cuda.launches() == launches + 4
     assert len(runner.native_replays([0])) == 1
     runner.close()
 
@@ -106,6 +106,26 @@ def test_a_bare_run_keeps_its_arrays(engine: trt.TensorRTEngine, monkeypatch: py
     with pytest.raises(EngineError, match="was closed"):
         bare()
     del bare
+
+
+def test_edges_are_made_full_where_kernels_overlap_wrongly(
+    engine: trt.TensorRTEngine, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = engine.build(models.relu(LARGE), Options(), CPU, "tensorrt0")
+    program.load(0).kernels_overlap_wrongly = True
+    runner = program.runner(CPU)
+    x, y = random(LARGE, 0), np.empty(LARGE, np.float32)
+    runner.run([buffer(x)], [buffer(y)], 0)
+    assert np.array_equal(y, np.maximum(x, 0))
+    # The fake graph has three edges, the middle one programmatic.
+    assert cuda.driver.replaced_edges == 1
+    assert (cuda.library.fake_removed_edge(), cuda.library.fake_added_edge()) == (2, 2)
+    runner.close()
+    monkeypatch.setenv("FAKE_CUDA_MODE", "capture_fails")
+    runner = program.runner(CPU)
+    with pytest.raises(EngineError, match="cannot be relied on"):
+        runner.run([buffer(x)], [buffer(y)], 0)
+    runner.close()
 
 
 def test_an_array_of_two_runners_stays_pinned_for_the_other(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
