@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any, Callable, NamedTuple, Optional
 
 import mxnet as mx
-import numpy as np
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, native, session, settings
+from mxnet_trt_property import backend, session, settings
+from mxnet_trt_property.environment import native_default_backend
 from mxnet_trt_property.errors import SettingError, message
+from mxnet_trt_property.executor import TensorRTExecutor, attach, warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
-_warned: set[str] = set()
 
 # Options of MXNet's own pass, which Gluon passes through optimize_for too.
 _PASS_OPTIONS = frozenset({"dedup_subgraph"})
@@ -43,130 +38,6 @@ stock = Stock(
     mx.sym.Symbol.optimize_for,
     Executor.reshape,
 )
-
-
-@dataclass
-class Attachment:
-    """What an executor with TensorRT nodes carries besides MXNet's own fields.
-
-    Attributes:
-        made: The partitioned symbol, and which nodes were taken and why the others were not.
-        make_stock: Binds the original symbol to the same arrays without TensorRT.
-        twin: The executor that `make_stock` made, once it was needed.
-        use_twin: Whether every forward goes to the twin, after the TensorRT nodes failed.
-        checked: Whether the first forward is behind, and so is a fallback.
-        sessions: The sessions of the executor's TensorRT nodes.
-        early: Starts the captured run of a graph that is one TensorRT node before MXNet's thread gets to it, after
-            waiting for what is written to its inputs; None where that cannot be.
-    """
-
-    made: backend.Partitioned
-    make_stock: Callable[[Any], Any]
-    twin: Any = None
-    use_twin: bool = False
-    checked: bool = False
-    sessions: list[session.Session] = field(default_factory=list)
-    early: Optional[Callable[[], None]] = None
-
-
-class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
-    """An executor whose graph has TensorRT nodes. Arrays and outputs have the names and order of the stock one."""
-
-    tensorrt: Attachment
-
-    def forward(self, is_train: bool = False, **kwargs: Any) -> Any:
-        """Runs the graph, as Executor.forward does.
-
-        With `is_train` the stock graph runs on the same arrays: Dropout, BatchNorm and others act differently in
-        training, and an engine holds inference only.
-        """
-        state = self.tensorrt
-        if is_train:
-            _warn_once("forward(is_train=True) runs on MXNet: TensorRT nodes are for inference")
-        if is_train or state.use_twin:
-            return self._forward_twin(is_train, kwargs)
-        self._assign(kwargs)
-        if state.early is not None:
-            state.early()
-        if state.checked:
-            return super().forward(is_train=False)
-        try:
-            outputs = super().forward(is_train=False)
-            if settings.value("ON_ERROR") == "fallback":
-                # Only this once: whether the engines could be had shows here, and MXNet can still take over.
-                for output in outputs:
-                    output.wait_to_read()
-        except MXNetError as error:
-            if settings.value("ON_ERROR") != "fallback":
-                raise
-            _log.warning(
-                message(
-                    "The TensorRT nodes of an executor failed; it goes on with MXNet",
-                    found=str(error),
-                    next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
-                )
-            )
-            state.use_twin = True
-            return self._forward_twin(is_train, {})
-        state.checked = True
-        return outputs
-
-    def _assign(self, arrays: Mapping[str, Any]) -> None:
-        """Writes arrays into arguments as Executor.forward does with its keyword arguments."""
-        arguments = self.arg_dict
-        for name, array in arrays.items():
-            if not isinstance(array, (mx.nd.NDArray, np.ndarray)):
-                raise ValueError("only accept keyword argument of NDArrays and numpy.ndarray")
-            if name not in arguments:
-                raise TypeError(f"Unknown argument {name}")
-            if arguments[name].shape != array.shape:
-                raise ValueError(
-                    f"Shape not match! Argument {name}, need: {arguments[name].shape}, received: {array.shape}"
-                )
-            if isinstance(array, mx.nd.NDArray) and array.handle is not arguments[name].handle:
-                array.copyto(arguments[name])  # what the assignment below comes down to, without parsing an index
-            else:
-                arguments[name][:] = array
-
-    def backward(self, out_grads: Any = None, is_train: bool = True) -> None:
-        """Runs the backward pass of the stock graph after forward(is_train=True)."""
-        if self.tensorrt.twin is not None:
-            self.tensorrt.twin.backward(out_grads, is_train)
-        else:
-            super().backward(out_grads, is_train)
-
-    def _forward_twin(self, is_train: bool, kwargs: Mapping[str, Any]) -> Any:
-        state = self.tensorrt
-        if state.twin is None:
-            state.twin = state.make_stock(self)
-            if self._monitor_callback is not None:
-                mx.base.check_call(
-                    mx.base._LIB.MXExecutorSetMonitorCallbackEX(
-                        state.twin.handle, self._monitor_callback, None, int(bool(self._monitor_all))
-                    )
-                )
-        self.outputs = state.twin.forward(is_train=is_train, **kwargs)
-        self._output_dict = None
-        return self.outputs
-
-    def __del__(self) -> None:
-        """Waits for the forward under way and lets go of the arrays' memory before MXNet frees the executor."""
-        state = getattr(self, "tensorrt", None)
-        if state is not None and state.sessions:
-            for output in self.outputs:
-                try:
-                    output.wait_to_read()
-                except MXNetError:
-                    pass  # whoever wanted to know has asked
-            for member in state.sessions:
-                member.release_arrays()
-        super().__del__()
-
-    def set_monitor_callback(self, callback: Any, monitor_all: bool = False) -> None:
-        """Installs a callback for each output, as Executor.set_monitor_callback does."""
-        super().set_monitor_callback(callback, monitor_all)
-        if self.tensorrt.twin is not None:
-            self.tensorrt.twin.set_monitor_callback(callback, monitor_all)
 
 
 def simple_bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
@@ -201,7 +72,7 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
                     symbol, plain["ctx"], list(current.arg_arrays), None, "null", list(current.aux_arrays)
                 )
 
-        return _attach(executor, symbol, made, make_stock, sessions)
+        return attach(executor, symbol, made, make_stock, sessions)
 
 
 def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
@@ -238,7 +109,7 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
             with native_default_backend():
                 return stock_bind(symbol)
 
-        attached = _attach(executor, symbol, made, make_stock, sessions)
+        attached = attach(executor, symbol, made, make_stock, sessions)
         attached.grad_arrays = arguments["args_grad"]
         attached._grad_req = arguments["grad_req"]
         return attached
@@ -313,7 +184,7 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
             # Other nodes can be taken at the new shapes.
             with session.collect() as sessions:
                 new = stock.bind(made.symbol, executor._ctx, arrays, None, "null", auxiliary)
-        return _attach(new, symbol, made, make_stock, sessions)
+        return attach(new, symbol, made, make_stock, sessions)
 
 
 def _partition(
@@ -350,66 +221,6 @@ def _partition(
     return made
 
 
-def _attach(
-    executor: Any,
-    symbol: Any,
-    made: backend.Partitioned,
-    make_stock: Callable[[Any], Any],
-    sessions: list[session.Session],
-) -> Any:
-    """Makes an executor of the partitioned symbol look like one of the original."""
-    arguments = backend.permutation(symbol.list_arguments(), made.symbol.list_arguments())
-    auxiliary = backend.permutation(symbol.list_auxiliary_states(), made.symbol.list_auxiliary_states())
-    executor.arg_arrays = [executor.arg_arrays[i] for i in arguments]
-    executor.grad_arrays = [executor.grad_arrays[i] for i in arguments] if executor.grad_arrays else []
-    executor.aux_arrays = [executor.aux_arrays[i] for i in auxiliary]
-    executor._symbol = symbol.__copy__()
-    executor._arg_dict = executor._grad_dict = executor._aux_dict = executor._output_dict = None
-    executor.__class__ = TensorRTExecutor
-    executor.tensorrt = Attachment(made, make_stock, sessions=sessions)
-    if executor._ctx.device_type == "cpu":
-        # The executor keeps these arrays until it is deleted, and then releases them first.
-        held = (*executor.arg_arrays, *executor.aux_arrays, *executor.outputs)
-        addresses = {_address(array) for array in held} - {0}
-        for member in sessions:
-            member.keep_in_place(addresses)
-        if len(sessions) == 1:
-            executor.tensorrt.early = _early_start(executor, sessions[0])
-    return executor
-
-
-def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[], None]]:
-    """Returns the function behind Attachment.early.
-
-    MXNet's way to the operator costs two changes of thread and 0.3 us for each of its inputs; meanwhile the GPU works.
-    """
-    names = member.graph.input_names
-    if not all(name in executor.arg_dict for name in names):
-        return None
-    inputs = [executor.arg_dict[name] for name in names]
-    addresses = (ctypes.c_void_p * max(1, len(member.graph.roles)))()
-    positions = list(zip(member.graph.input_positions, inputs))
-    library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
-    handles = [array.handle for array in inputs]
-    state_id = ctypes.c_int64(member.state_id)
-
-    def early() -> None:
-        for handle in handles:
-            check(wait(handle))
-        for position, array in positions:
-            addresses[position] = _address(array)  # MXNet moves an array that changes its memory layout
-        library.mxtrt_state_begin(state_id, addresses)
-
-    return early
-
-
-def _address(array: Any) -> int:
-    """Returns the address of an array's memory."""
-    pointer = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
-    return pointer.value or 0
-
-
 def _why_stock(symbol: Any, grad_req: Any, group2ctx: Any, stype_dict: Any) -> Optional[str]:
     """Returns why MXNet binds the symbol without TensorRT, or None; says so once."""
     requests = grad_req.values() if isinstance(grad_req, dict) else grad_req
@@ -424,14 +235,8 @@ def _why_stock(symbol: Any, grad_req: Any, group2ctx: Any, stype_dict: Any) -> O
     elif len(set(symbol.list_inputs())) != len(symbol.list_inputs()):
         reason = "two arguments have one name: the graph is left to MXNet"
     if reason is not None:
-        _warn_once(reason)
+        warn_once(reason)
     return reason
-
-
-def _warn_once(text: str) -> None:
-    if text not in _warned:
-        _warned.add(text)
-        _log.warning("%s", text)
 
 
 def _holds_nothing(args_grad: Any) -> bool:
@@ -458,31 +263,3 @@ def _argument_shapes(symbol: Any, known: Mapping[str, tuple[int, ...]]) -> dict[
     names = symbol.list_arguments()
     found, _, _ = symbol.infer_shape_partial(**{k: v for k, v in known.items() if k in names})
     return {n: tuple(s) for n, s in zip(names, found or ()) if s and all(d > 0 for d in s)}
-
-
-_native_lock = threading.Lock()
-_native_depth = 0
-
-
-@contextmanager
-def native_default_backend() -> Iterator[None]:
-    """Lets MXNet's C++ see its own default backend inside.
-
-    With the variable set it would run its pass with the partitioner's stale answers, or fail where the backend is not
-    registered yet, and would leave out the MKLDNN fusion of the nodes that stay with it. Only the C environment is
-    changed (an empty value counts as unset there); `os.environ` and other threads' Python code see no difference.
-    """
-    global _native_depth
-    name = settings.BACKEND_VARIABLE
-    with _native_lock:
-        _native_depth += 1
-        hide = os.environ.get(name) == settings.BACKEND
-        if hide:
-            os.putenv(name, "")
-    try:
-        yield
-    finally:
-        with _native_lock:
-            _native_depth -= 1
-            if _native_depth == 0 and name in os.environ:
-                os.putenv(name, os.environ[name])

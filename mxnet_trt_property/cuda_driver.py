@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Optional
@@ -26,8 +25,6 @@ _ATTRIBUTE_MAJOR = 75
 _ATTRIBUTE_MINOR = 76
 _HOST_ALLOC_PORTABLE = 1  # pinned for every context, not only the current one
 _HOST_REGISTER_PORTABLE = 1
-_CAPTURE_RELAXED = 2  # calls of this and other threads that would spoil a stricter capture are allowed
-_PROGRAMMATIC = 1  # CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC
 _STREAM_NON_BLOCKING = 1  # does not wait for work on the legacy default stream
 
 _Int = ctypes.c_int
@@ -90,17 +87,6 @@ _NEXT_STEPS = {
 }
 
 
-class _EdgeData(ctypes.Structure):
-    """CUgraphEdgeData."""
-
-    _fields_ = (
-        ("from_port", ctypes.c_ubyte),
-        ("to_port", ctypes.c_ubyte),
-        ("kind", ctypes.c_ubyte),
-        ("reserved", ctypes.c_ubyte * 5),
-    )
-
-
 class CudaError(EngineError):
     """A call of the CUDA driver failed, or the driver is missing.
 
@@ -133,7 +119,6 @@ class Driver:
 
     def __init__(self, path: str = LIBRARY) -> None:
         self._path = path
-        self.replaced_edges = 0  # by captures with full edges, so far
         self._library: Optional[ctypes.CDLL] = None
         self._functions: dict[str, Any] = {}
         self._contexts: dict[int, int] = {}
@@ -177,8 +162,21 @@ class Driver:
             self._functions[name] = function
         return function
 
-    def _call(self, name: str, what: str, *arguments: Any) -> None:
+    def call(self, name: str, what: str, *arguments: Any) -> None:
+        """Calls a driver function; `what` says what for.
+
+        Raises:
+            CudaError: The function is missing or failed.
+        """
         self.check(self._function(name)(*arguments), what)
+
+    def try_call(self, name: str, *arguments: Any) -> int:
+        """Calls a driver function and returns its status.
+
+        Raises:
+            CudaError: The function is missing.
+        """
+        return int(self._function(name)(*arguments))
 
     def check(self, status: int, what: str) -> None:
         """Raises the driver's own words if `status` is not success; `what` says what was tried.
@@ -204,7 +202,7 @@ class Driver:
         Raises:
             CudaError: There is no driver, or it refused.
         """
-        self._call("cuInit", "initialising the driver", 0)
+        self.call("cuInit", "initialising the driver", 0)
 
     def unavailable(self) -> Optional[str]:
         """Returns why CUDA cannot be used on this machine, or None."""
@@ -218,35 +216,35 @@ class Driver:
     def version(self) -> tuple[int, int]:
         """Returns the newest CUDA version that the driver serves, such as (12, 8)."""
         value = _Int()
-        self._call("cuDriverGetVersion", "reading the driver's version", ctypes.byref(value))
+        self.call("cuDriverGetVersion", "reading the driver's version", ctypes.byref(value))
         return value.value // 1000, value.value % 1000 // 10
 
     def device_count(self) -> int:
         """Returns the number of CUDA devices."""
         self.init()
         count = _Int()
-        self._call("cuDeviceGetCount", "counting the devices", ctypes.byref(count))
+        self.call("cuDeviceGetCount", "counting the devices", ctypes.byref(count))
         return count.value
 
     def device_info(self, index: int) -> DeviceInfo:
         """Returns name, compute capability and memory of device `index`."""
         device = self._device(index)
         name = ctypes.create_string_buffer(256)
-        self._call("cuDeviceGetName", f"reading the name of device {index}", name, 256, device)
+        self.call("cuDeviceGetName", f"reading the name of device {index}", name, 256, device)
         capability = []
         for attribute in (_ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR):
             value = _Int()
             what = f"reading the compute capability of device {index}"
-            self._call("cuDeviceGetAttribute", what, ctypes.byref(value), attribute, device)
+            self.call("cuDeviceGetAttribute", what, ctypes.byref(value), attribute, device)
             capability.append(value.value)
         total = _Size()
-        self._call("cuDeviceTotalMem_v2", f"reading the memory size of device {index}", ctypes.byref(total), device)
+        self.call("cuDeviceTotalMem_v2", f"reading the memory size of device {index}", ctypes.byref(total), device)
         return DeviceInfo(index, name.value.decode(errors="replace"), (capability[0], capability[1]), total.value)
 
     def _device(self, index: int) -> int:
         self.init()
         device = _Int()
-        self._call("cuDeviceGet", f"opening device {index}", ctypes.byref(device), index)
+        self.call("cuDeviceGet", f"opening device {index}", ctypes.byref(device), index)
         return device.value
 
     # -- contexts ------------------------------------------------------------------------------
@@ -261,7 +259,7 @@ class Driver:
                     handle = _Ptr()
                     device = self._device(index)
                     what = f"retaining the primary context of device {index}"
-                    self._call("cuDevicePrimaryCtxRetain", what, ctypes.byref(handle), device)
+                    self.call("cuDevicePrimaryCtxRetain", what, ctypes.byref(handle), device)
                     context = self._contexts[index] = int(handle.value or 0)
         return context
 
@@ -271,128 +269,80 @@ class Driver:
 
     def push(self, index: int) -> None:
         """Makes the primary context of device `index` current; `pop()` undoes it."""
-        self._call("cuCtxPushCurrent_v2", f"entering device {index}", self.primary_context(index))
+        self.call("cuCtxPushCurrent_v2", f"entering device {index}", self.primary_context(index))
 
     def pop(self) -> None:
         """Makes the context current that was so before `push()`."""
-        self._call("cuCtxPopCurrent_v2", "leaving a device", ctypes.byref(_Ptr()))
+        self.call("cuCtxPopCurrent_v2", "leaving a device", ctypes.byref(_Ptr()))
 
     # -- memory (of the current context) -------------------------------------------------------
 
     def mem_get_info(self) -> tuple[int, int]:
         """Returns (free, total) bytes of the current device."""
         free, total = _Size(), _Size()
-        self._call("cuMemGetInfo_v2", "reading the free memory", ctypes.byref(free), ctypes.byref(total))
+        self.call("cuMemGetInfo_v2", "reading the free memory", ctypes.byref(free), ctypes.byref(total))
         return free.value, total.value
 
     def malloc(self, nbytes: int) -> int:
         """Returns the address of new device memory, aligned to at least 256 bytes."""
         address = _Dev()
-        self._call("cuMemAlloc_v2", f"allocating {nbytes} bytes of device memory", ctypes.byref(address), nbytes)
+        self.call("cuMemAlloc_v2", f"allocating {nbytes} bytes of device memory", ctypes.byref(address), nbytes)
         return address.value
 
     def free(self, address: int) -> None:
         """Frees memory of `malloc()`."""
-        self._call("cuMemFree_v2", "freeing device memory", address)
+        self.call("cuMemFree_v2", "freeing device memory", address)
 
     def host_alloc(self, nbytes: int) -> int:
         """Returns the address of new pinned host memory, pinned for every device."""
         address = _Ptr()
         what = f"allocating {nbytes} bytes of pinned host memory"
-        self._call("cuMemHostAlloc", what, ctypes.byref(address), nbytes, _HOST_ALLOC_PORTABLE)
+        self.call("cuMemHostAlloc", what, ctypes.byref(address), nbytes, _HOST_ALLOC_PORTABLE)
         return int(address.value or 0)
 
     def host_free(self, address: int) -> None:
         """Frees memory of `host_alloc()`."""
-        self._call("cuMemFreeHost", "freeing pinned host memory", address)
+        self.call("cuMemFreeHost", "freeing pinned host memory", address)
 
     def copy_to_device(self, target: int, source: int, nbytes: int, stream: Optional[int] = None) -> None:
         """Copies host to device: now, or queued on `stream` (0 is the legacy default stream)."""
         if stream is None:
-            self._call("cuMemcpyHtoD_v2", f"copying {nbytes} bytes to the device", target, source, nbytes)
+            self.call("cuMemcpyHtoD_v2", f"copying {nbytes} bytes to the device", target, source, nbytes)
         else:
             what = f"queuing a copy of {nbytes} bytes to the device"
-            self._call("cuMemcpyHtoDAsync_v2", what, target, source, nbytes, stream)
+            self.call("cuMemcpyHtoDAsync_v2", what, target, source, nbytes, stream)
 
     def copy_to_host(self, target: int, source: int, nbytes: int, stream: Optional[int] = None) -> None:
         """Copies device to host: now, or queued on `stream`."""
         if stream is None:
-            self._call("cuMemcpyDtoH_v2", f"copying {nbytes} bytes to the host", target, source, nbytes)
+            self.call("cuMemcpyDtoH_v2", f"copying {nbytes} bytes to the host", target, source, nbytes)
         else:
             what = f"queuing a copy of {nbytes} bytes to the host"
-            self._call("cuMemcpyDtoHAsync_v2", what, target, source, nbytes, stream)
+            self.call("cuMemcpyDtoHAsync_v2", what, target, source, nbytes, stream)
 
     def copy_on_device(self, target: int, source: int, nbytes: int, stream: Optional[int] = None) -> None:
         """Copies within the device: now, or queued on `stream`."""
         if stream is None:
-            self._call("cuMemcpyDtoD_v2", f"copying {nbytes} bytes on the device", target, source, nbytes)
+            self.call("cuMemcpyDtoD_v2", f"copying {nbytes} bytes on the device", target, source, nbytes)
         else:
             what = f"queuing a copy of {nbytes} bytes on the device"
-            self._call("cuMemcpyDtoDAsync_v2", what, target, source, nbytes, stream)
+            self.call("cuMemcpyDtoDAsync_v2", what, target, source, nbytes, stream)
 
     # -- streams (of the current context) ------------------------------------------------------
 
     def stream_create(self) -> int:
         """Returns a new stream that does not wait for the legacy default stream."""
         stream = _Ptr()
-        self._call("cuStreamCreate", "creating a stream", ctypes.byref(stream), _STREAM_NON_BLOCKING)
+        self.call("cuStreamCreate", "creating a stream", ctypes.byref(stream), _STREAM_NON_BLOCKING)
         return int(stream.value or 0)
 
     def stream_destroy(self, stream: int) -> None:
         """Destroys a stream; work queued on it still completes."""
-        self._call("cuStreamDestroy_v2", "destroying a stream", stream)
-
-    def capture(self, stream: int, work: Callable[[], None], full_edges: bool = False) -> int:
-        """Returns an executable graph (a CUgraphExec) of what `work` queues on `stream`.
-
-        Args:
-            stream: The stream to capture.
-            work: Queues work on it.
-            full_edges: Whether a kernel must wait for the end of the one before it, also where it was launched to
-                start earlier (programmatic dependent launch).
-
-        Raises:
-            CudaError: The driver cannot capture the work.
-        """
-        self._call("cuStreamBeginCapture_v2", "beginning a capture", stream, _CAPTURE_RELAXED)
-        graph, executable = _Ptr(), _Ptr()
-        try:
-            work()
-        finally:
-            # Always ended, or the stream would stay unusable; an invalidated capture is an error of its own.
-            status = self._function("cuStreamEndCapture")(stream, ctypes.byref(graph))
-        self.check(status, "ending a capture")
-        try:
-            if full_edges:
-                self._make_edges_full(graph)
-            what = "making a graph executable"
-            self._call("cuGraphInstantiateWithFlags", what, ctypes.byref(executable), graph, 0)
-        finally:
-            self._call("cuGraphDestroy", "freeing a graph", graph)
-        return int(executable.value or 0)
-
-    def _make_edges_full(self, graph: Any) -> None:
-        """Replaces each programmatic edge of a graph by one that waits for the whole kernel."""
-        what = "reading the edges of a graph"
-        count = _Size()
-        self._call("cuGraphGetEdges_v2", what, graph, None, None, None, ctypes.byref(count))
-        if not count.value:
-            return
-        sources, targets = (_Ptr * count.value)(), (_Ptr * count.value)()
-        data = (_EdgeData * count.value)()
-        self._call("cuGraphGetEdges_v2", what, graph, sources, targets, data, ctypes.byref(count))
-        for i in range(count.value):
-            if data[i].kind != _PROGRAMMATIC:
-                continue
-            ends = ((_Ptr * 1)(sources[i]), (_Ptr * 1)(targets[i]))
-            what = "replacing an edge of a graph"
-            self._call("cuGraphRemoveDependencies_v2", what, graph, *ends, ctypes.byref(data[i]), 1)
-            self._call("cuGraphAddDependencies_v2", what, graph, *ends, None, 1)
-            self.replaced_edges += 1
+        self.call("cuStreamDestroy_v2", "destroying a stream", stream)
 
     def graph_free(self, executable: int) -> None:
         """Frees an executable graph."""
-        self._call("cuGraphExecDestroy", "freeing an executable graph", executable)
+        self.call("cuGraphExecDestroy", "freeing an executable graph", executable)
 
     def host_register(self, address: int, nbytes: int) -> None:
         """Pins host memory in place, so that it can be copied from and to without a staging buffer.
@@ -400,11 +350,11 @@ class Driver:
         Raises:
             CudaError: The memory cannot be pinned, or part of one of its pages is already.
         """
-        self._call("cuMemHostRegister_v2", f"pinning {nbytes} bytes", address, nbytes, _HOST_REGISTER_PORTABLE)
+        self.call("cuMemHostRegister_v2", f"pinning {nbytes} bytes", address, nbytes, _HOST_REGISTER_PORTABLE)
 
     def host_unregister(self, address: int) -> None:
         """Unpins host memory that was pinned in place."""
-        self._call("cuMemHostUnregister", "unpinning memory", address)
+        self.call("cuMemHostUnregister", "unpinning memory", address)
 
     def address_of(self, name: str) -> int:
         """Returns the address of a driver function, for the native library."""
@@ -412,11 +362,11 @@ class Driver:
 
     def synchronize(self, stream: int) -> None:
         """Waits until all work on `stream` is done; errors of that work surface here."""
-        self._call("cuStreamSynchronize", "waiting for the work on a stream", stream)
+        self.call("cuStreamSynchronize", "waiting for the work on a stream", stream)
 
     def synchronize_device(self) -> None:
         """Waits until all work of the current context is done."""
-        self._call("cuCtxSynchronize", "waiting for the work on a device")
+        self.call("cuCtxSynchronize", "waiting for the work on a device")
 
 
 class OnDevice:

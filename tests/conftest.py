@@ -20,7 +20,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets warnings that are given once a process be given again."""
-    from mxnet_trt_property import binding, session, settings
+    from mxnet_trt_property import executor, session, settings
 
-    for module, name in ((binding, "_warned"), (settings, "_warned"), (session, "_announced")):
+    for module, name in ((executor, "_warned"), (settings, "_warned"), (session, "_announced")):
         monkeypatch.setattr(module, name, set())

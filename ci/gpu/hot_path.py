@@ -110,13 +110,13 @@ def measure(name: str, batch: int, where: str, seconds: float) -> dict[str, Any]
 def bare(executor: Any, where: str) -> Callable[[], None]:
     """Returns a function that replays the executor's captured run and waits for it."""
     from mxnet_trt_property import cuda_driver
-    from mxnet_trt_property.binding import _address
     from mxnet_trt_property.engines.registry import Buffer
+    from mxnet_trt_property.executor import address_of
 
     session = executor.tensorrt.sessions[0]
     runner = session._runner
-    inputs = [Buffer(_address(executor.arg_arrays[i]), shape, dtype) for i, shape, dtype in session._inputs]
-    outputs = [Buffer(_address(o), o.shape, session._inputs[0][2]) for o in executor.outputs]
+    inputs = [Buffer(address_of(executor.arg_arrays[i]), shape, dtype) for i, shape, dtype in session._inputs]
+    outputs = [Buffer(address_of(o), o.shape, session._inputs[0][2]) for o in executor.outputs]
     if where == "cpu":
         replay: Callable[[], None] = runner.bare(inputs, outputs)
         return replay

@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import mxnet_trt_property  # noqa: E402, F401 - its shims come before mxnet
-from mxnet_trt_property import compiled_source, cuda_driver, settings  # noqa: E402
+from mxnet_trt_property import compiled_source, cuda_driver, cuda_graph, settings  # noqa: E402
 from mxnet_trt_property.cli import demo  # noqa: E402
 from mxnet_trt_property.engines import registry, trt_build  # noqa: E402
 from mxnet_trt_property.engines.registry import Buffer, Device, Options  # noqa: E402
@@ -60,7 +60,7 @@ def main() -> int:
             for row in check(name, int(batch), arguments.count, Path(folder), tuple(arguments.ways.split(","))):
                 record.append(row)
                 print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
-    print("edges replaced in graphs:", cuda_driver.default().replaced_edges)
+    print("edges replaced in graphs:", cuda_graph.replaced_edges)
     (arguments.out / "stress.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0 if all(row["wrong"] == 0 for row in record if row["way"] != QUEUED) else 1
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
-from mxnet_trt_property import native
+from mxnet_trt_property import cuda_graph, native
 from mxnet_trt_property.cuda_driver import CudaError, Driver
 from mxnet_trt_property.engines.registry import Buffer
 from mxnet_trt_property.errors import EngineError, message
@@ -287,7 +287,7 @@ class Captures:
             with CAPTURE_LOCK:
                 target = stream or self._stream
                 work = functools.partial(runner.enqueue_parts, target, copies)
-                graph = self._driver.capture(target, work, full_edges=runner.kernels_overlap_wrongly)
+                graph = cuda_graph.capture(self._driver, target, work, full_edges=runner.kernels_overlap_wrongly)
         except BaseException:
             for address, nbytes in pinned:
                 unpin(self._driver, address, nbytes)

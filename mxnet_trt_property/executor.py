@@ -1,0 +1,211 @@
+"""Executors whose graph has TensorRT nodes: they look like stock ones, and MXNet can always take over."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+import mxnet as mx
+import numpy as np
+from mxnet.base import MXNetError
+from mxnet.executor import Executor
+
+from mxnet_trt_property import backend, native, session, settings
+from mxnet_trt_property.errors import message
+
+_log = logging.getLogger("mxnet_trt_property")
+_warned: set[str] = set()
+
+
+@dataclass
+class Attachment:
+    """What an executor with TensorRT nodes carries besides MXNet's own fields.
+
+    Attributes:
+        made: The partitioned symbol, and which nodes were taken and why the others were not.
+        make_stock: Binds the original symbol to the same arrays without TensorRT.
+        twin: The executor that `make_stock` made, once it was needed.
+        use_twin: Whether every forward goes to the twin, after the TensorRT nodes failed.
+        checked: Whether the first forward is behind, and so is a fallback.
+        sessions: The sessions of the executor's TensorRT nodes.
+        early: Starts the captured run of a graph that is one TensorRT node before MXNet's thread gets to it, after
+            waiting for what is written to its inputs; None where that cannot be.
+    """
+
+    made: backend.Partitioned
+    make_stock: Callable[[Any], Any]
+    twin: Any = None
+    use_twin: bool = False
+    checked: bool = False
+    sessions: list[session.Session] = field(default_factory=list)
+    early: Optional[Callable[[], None]] = None
+
+
+class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
+    """An executor whose graph has TensorRT nodes. Arrays and outputs have the names and order of the stock one."""
+
+    tensorrt: Attachment
+
+    def forward(self, is_train: bool = False, **kwargs: Any) -> Any:
+        """Runs the graph, as Executor.forward does.
+
+        With `is_train` the stock graph runs on the same arrays: Dropout, BatchNorm and others act differently in
+        training, and an engine holds inference only.
+        """
+        state = self.tensorrt
+        if is_train:
+            warn_once("forward(is_train=True) runs on MXNet: TensorRT nodes are for inference")
+        if is_train or state.use_twin:
+            return self._forward_twin(is_train, kwargs)
+        self._assign(kwargs)
+        if state.early is not None:
+            state.early()
+        if state.checked:
+            return super().forward(is_train=False)
+        try:
+            outputs = super().forward(is_train=False)
+            if settings.value("ON_ERROR") == "fallback":
+                # Only this once: whether the engines could be had shows here, and MXNet can still take over.
+                for output in outputs:
+                    output.wait_to_read()
+        except MXNetError as error:
+            if settings.value("ON_ERROR") != "fallback":
+                raise
+            _log.warning(
+                message(
+                    "The TensorRT nodes of an executor failed; it goes on with MXNet",
+                    found=str(error),
+                    next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
+                )
+            )
+            state.use_twin = True
+            return self._forward_twin(is_train, {})
+        state.checked = True
+        return outputs
+
+    def _assign(self, arrays: Mapping[str, Any]) -> None:
+        """Writes arrays into arguments as Executor.forward does with its keyword arguments."""
+        arguments = self.arg_dict
+        for name, array in arrays.items():
+            if not isinstance(array, (mx.nd.NDArray, np.ndarray)):
+                raise ValueError("only accept keyword argument of NDArrays and numpy.ndarray")
+            if name not in arguments:
+                raise TypeError(f"Unknown argument {name}")
+            if arguments[name].shape != array.shape:
+                raise ValueError(
+                    f"Shape not match! Argument {name}, need: {arguments[name].shape}, received: {array.shape}"
+                )
+            if isinstance(array, mx.nd.NDArray) and array.handle is not arguments[name].handle:
+                array.copyto(arguments[name])  # what the assignment below comes down to, without parsing an index
+            else:
+                arguments[name][:] = array
+
+    def backward(self, out_grads: Any = None, is_train: bool = True) -> None:
+        """Runs the backward pass of the stock graph after forward(is_train=True)."""
+        if self.tensorrt.twin is not None:
+            self.tensorrt.twin.backward(out_grads, is_train)
+        else:
+            super().backward(out_grads, is_train)
+
+    def _forward_twin(self, is_train: bool, kwargs: Mapping[str, Any]) -> Any:
+        state = self.tensorrt
+        if state.twin is None:
+            state.twin = state.make_stock(self)
+            if self._monitor_callback is not None:
+                mx.base.check_call(
+                    mx.base._LIB.MXExecutorSetMonitorCallbackEX(
+                        state.twin.handle, self._monitor_callback, None, int(bool(self._monitor_all))
+                    )
+                )
+        self.outputs = state.twin.forward(is_train=is_train, **kwargs)
+        self._output_dict = None
+        return self.outputs
+
+    def __del__(self) -> None:
+        """Waits for the forward under way and lets go of the arrays' memory before MXNet frees the executor."""
+        state = getattr(self, "tensorrt", None)
+        if state is not None and state.sessions:
+            for output in self.outputs:
+                try:
+                    output.wait_to_read()
+                except MXNetError:
+                    pass  # whoever wanted to know has asked
+            for member in state.sessions:
+                member.release_arrays()
+        super().__del__()
+
+    def set_monitor_callback(self, callback: Any, monitor_all: bool = False) -> None:
+        """Installs a callback for each output, as Executor.set_monitor_callback does."""
+        super().set_monitor_callback(callback, monitor_all)
+        if self.tensorrt.twin is not None:
+            self.tensorrt.twin.set_monitor_callback(callback, monitor_all)
+
+
+def attach(
+    executor: Any,
+    symbol: Any,
+    made: backend.Partitioned,
+    make_stock: Callable[[Any], Any],
+    sessions: list[session.Session],
+) -> Any:
+    """Makes an executor of the partitioned symbol look like one of the original."""
+    arguments = backend.permutation(symbol.list_arguments(), made.symbol.list_arguments())
+    auxiliary = backend.permutation(symbol.list_auxiliary_states(), made.symbol.list_auxiliary_states())
+    executor.arg_arrays = [executor.arg_arrays[i] for i in arguments]
+    executor.grad_arrays = [executor.grad_arrays[i] for i in arguments] if executor.grad_arrays else []
+    executor.aux_arrays = [executor.aux_arrays[i] for i in auxiliary]
+    executor._symbol = symbol.__copy__()
+    executor._arg_dict = executor._grad_dict = executor._aux_dict = executor._output_dict = None
+    executor.__class__ = TensorRTExecutor
+    executor.tensorrt = Attachment(made, make_stock, sessions=sessions)
+    if executor._ctx.device_type == "cpu":
+        # The executor keeps these arrays until it is deleted, and then releases them first.
+        held = (*executor.arg_arrays, *executor.aux_arrays, *executor.outputs)
+        addresses = {address_of(array) for array in held} - {0}
+        for member in sessions:
+            member.keep_in_place(addresses)
+        if len(sessions) == 1:
+            executor.tensorrt.early = _early_start(executor, sessions[0])
+    return executor
+
+
+def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[], None]]:
+    """Returns the function behind Attachment.early.
+
+    MXNet's way to the operator costs two changes of thread and 0.3 us for each of its inputs; meanwhile the GPU works.
+    """
+    names = member.graph.input_names
+    if not all(name in executor.arg_dict for name in names):
+        return None
+    inputs = [executor.arg_dict[name] for name in names]
+    addresses = (ctypes.c_void_p * max(1, len(member.graph.roles)))()
+    positions = list(zip(member.graph.input_positions, inputs))
+    library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
+    handles = [array.handle for array in inputs]
+    state_id = ctypes.c_int64(member.state_id)
+
+    def early() -> None:
+        for handle in handles:
+            check(wait(handle))
+        for position, array in positions:
+            addresses[position] = address_of(array)  # MXNet moves an array that changes its memory layout
+        library.mxtrt_state_begin(state_id, addresses)
+
+    return early
+
+
+def address_of(array: Any) -> int:
+    """Returns the address of an array's memory."""
+    pointer = ctypes.c_void_p()
+    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
+    return pointer.value or 0
+
+
+def warn_once(text: str) -> None:
+    """Logs a warning the first time it is given."""
+    if text not in _warned:
+        _warned.add(text)
+        _log.warning("%s", text)
