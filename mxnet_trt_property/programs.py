@@ -89,7 +89,12 @@ def get(
             if key in _entries:
                 return _entries[key], False
         start = time.perf_counter()
-        program = engine.build(model(), options, device, label)
+        try:
+            program = engine.build(model(), options, device, label)
+        except BaseException:
+            with _lock:
+                _building.pop(key, None)
+            raise
         entry = Entry(program, engine.name, time.perf_counter() - start)
         with _lock:
             _builds += 1
