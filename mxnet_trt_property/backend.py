@@ -162,7 +162,7 @@ def _on_decide(json_text: str, options: Mapping[str, str]) -> None:
 def _name_nodes(symbol: Any, taken_names: set[str]) -> None:
     """Names the new nodes tensorrt0, tensorrt1, ...; MXNet calls them _op0, _op1."""
     internals = symbol.get_internals()
-    graph = Graph.from_json(internals.tojson())
+    graph = infer.read_symbol(internals)
     first_output: dict[int, int] = {}
     for position, head in enumerate(graph.heads):
         first_output.setdefault(head.node, position)

@@ -84,6 +84,8 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             state.use_twin = True
             return self._forward_twin(is_train, {})
         state.checked = True
+        if not any(member.is_replayed for member in state.sessions):
+            state.early = None  # nothing to start: an engine on the CPU, or one that cannot be captured
         return outputs
 
     def _assign(self, arrays: Mapping[str, Any]) -> None:

@@ -18,8 +18,12 @@ Tensors = Mapping[Entry, Tensor]
 
 
 def read_symbol(symbol: Any) -> Graph:
-    """Returns the graph of an `mx.sym.Symbol`."""
-    return Graph.from_json(symbol.tojson())
+    """Returns the graph of an `mx.sym.Symbol`.
+
+    `tojson()` without the argument would leave out amp_cast nodes, which are there when the symbol is bound, and never
+    free the copy of the symbol that it makes for that.
+    """
+    return Graph.from_json(symbol.tojson(remove_amp_cast=False))
 
 
 def infer_tensors(
@@ -38,7 +42,7 @@ def infer_tensors(
         mxnet.base.MXNetError: The shapes or dtypes contradict the symbol.
     """
     internals = symbol.get_internals()
-    heads = Graph.from_json(internals.tojson()).heads
+    heads = read_symbol(internals).heads
     arguments = set(symbol.list_arguments())
     known = {k: v for k, v in shapes.items() if k in arguments}
     args, outs, auxs = internals.infer_shape_partial(**known) if known else (None, None, None)

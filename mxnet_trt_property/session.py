@@ -30,7 +30,15 @@ OPTION_PREFIX = "__tensorrt_option_"
 
 
 class Report(NamedTuple):
-    """What a session did, for tests, `demo` and `explain`."""
+    """What a session did, for tests and `demo`.
+
+    Attributes:
+        label: The name of its TensorRT node.
+        engine: The engine that runs it; empty before the first forward.
+        nodes: How many operators of MXNet's it holds.
+        builds: How many engines were built for it; one that another session had built is not counted.
+        forwards: How many forwards went through Python; those that C++ replayed are not counted.
+    """
 
     label: str
     engine: str
@@ -116,6 +124,11 @@ class Session:
                 return
             except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
                 self._give_up_engine(error)
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether C++ has a captured run to replay."""
+        return bool(self._attached)
 
     def keep_in_place(self, addresses: Iterable[int]) -> None:
         """Takes the caller's word that host arrays at these addresses stay until `release_arrays`."""

@@ -139,8 +139,7 @@ VARIABLES = (
         "REPORT",
         "path",
         "",
-        "A file that gets, when the program ends, a JSON report of each TensorRT node: engine, operators, builds,"
-        " forwards.",
+        "A file that gets, when the program ends, a JSON report of each TensorRT node: engine, operators, builds.",
         is_option=False,
     ),
     Variable(
