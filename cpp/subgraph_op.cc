@@ -163,21 +163,42 @@ bool ForgetReplays(State* state) {
   return false;
 }
 
+// One forward: owns the run that was started early for it, and counts it as ended, however it ends.
+class Forward {
+ public:
+  explicit Forward(State* state) : state_(state), early_(state->early.exchange(nullptr)) {}
+  ~Forward() {
+    AbandonEarly();
+    state_->ended.fetch_add(1);
+  }
+
+  const mxtrt::Replay* TakeEarly(const Arrays& in, const Arrays& out) {
+    if (early_ == nullptr || !early_->Matches(in.data, out.data)) return nullptr;
+    const mxtrt::Replay* early = early_;
+    early_ = nullptr;
+    return early;
+  }
+
+  // Waits for the early run, whose memory the next run uses too.
+  void AbandonEarly() {
+    if (early_ != nullptr) early_->Abandon();
+    early_ = nullptr;
+  }
+
+ private:
+  State* state_;
+  const mxtrt::Replay* early_;
+};
+
 // Finishes the run that was started early, or replays a captured run that fits the arrays.
-bool Replayed(State* state, const mxtrt::Replay* early, const Arrays& in, const Arrays& out, void* stream) {
-  if (early != nullptr && early->Matches(in.data, out.data))
+bool Replayed(State* state, Forward* forward, const Arrays& in, const Arrays& out, void* stream) {
+  if (const mxtrt::Replay* early = forward->TakeEarly(in, out))
     return early->Finish(out.data) == 0 || ForgetReplays(state);
-  if (early != nullptr) early->Abandon();
+  forward->AbandonEarly();
   for (const mxtrt::Replay* replay : state->replays)
     if (replay->Matches(in.data, out.data)) return replay->Run(in.data, out.data, stream) == 0 || ForgetReplays(state);
   return false;
 }
-
-// Counts a forward as ended, however it ends.
-struct Ending {
-  State* state;
-  ~Ending() { state->ended.fetch_add(1); }
-};
 
 const char* g_contexts[] = {"cpu", "gpu"};
 mxnet::ext::createOpState_t g_create_markers[] = {nullptr, nullptr};
@@ -294,8 +315,7 @@ MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t
                                    int64_t*, int64_t*, void*, void*) {
   State* state = static_cast<State*>(state_op);
   mxtrt::ErrorText().clear();
-  const mxtrt::Replay* early = state->early.exchange(nullptr);
-  const Ending ending{state};
+  Forward forward(state);
   if (!is_forward)
     return mxtrt::Fail(
         "a TensorRT node was asked for gradients; it is for inference only | next step: bind the symbol with "
@@ -310,8 +330,8 @@ MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t
   if (!ShapesFit(*state, in))
     return mxtrt::Fail("a TensorRT node was run with other input shapes than it was made for");
   const bool moved = WeightsMoved(state, in);
-  if (!moved && Replayed(state, early, in, out, stream)) return MXTRT_OK;
-  if (moved && early != nullptr) early->Abandon();
+  if (!moved && Replayed(state, &forward, in, out, stream)) return MXTRT_OK;
+  forward.AbandonEarly();
 
   const MxtrtCallbacks* callbacks = mxtrt::Callbacks();
   if (callbacks == nullptr) return mxtrt::Fail("the interpreter is exiting; this forward was not run");
