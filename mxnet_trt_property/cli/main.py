@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Optional
 
 from mxnet_trt_property import __version__
-from mxnet_trt_property.cli import bench, demo
+from mxnet_trt_property.cli import bench, demo, explain
 from mxnet_trt_property.errors import TensorRTPropertyError
 
-_COMMANDS = (demo, bench)
+_COMMANDS = (demo, explain, bench)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -1,0 +1,124 @@
+"""Tells which nodes of a network TensorRT takes, and why each of the others stays with MXNet.
+
+Nothing is bound or built, and no engine is needed: the registry judges each node, as it does in simple_bind, with the
+variables (MXNET_TENSORRT_EXCLUDE_OPS, ...) that are set now. Without --shape nothing is known of the inputs, as in
+get_backend_symbol, and what depends on a shape is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from mxnet_trt_property.cli.demo import parse_shapes
+from mxnet_trt_property.errors import TensorRTPropertyError, message
+
+NAME = "explain"
+
+
+class ExplainError(TensorRTPropertyError):
+    """The network cannot be read, or its shapes do not fit it."""
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """One operator node: its group is the number of its TensorRT node, or -1."""
+
+    name: str
+    operator: str
+    group: int
+    reason: Optional[str]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What became of each node of a network."""
+
+    network: str
+    operators: int
+    taken: int
+    subgraphs: int
+    nodes: tuple[NodeRow, ...]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's arguments."""
+    parser.add_argument("prefix", help="a checkpoint's PREFIX (PREFIX-symbol.json), or the .json file itself")
+    parser.add_argument("--shape", action="append", metavar="NAME=N,C,H,W", default=[], help="an input and its shape")
+    parser.add_argument("--nodes", action="store_true", help="list every node, not only operators and reasons")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the explanation; returns 0."""
+    record = explain(arguments.prefix, parse_shapes(arguments.shape))
+    print(json.dumps(asdict(record)) if arguments.json else text(record, arguments.nodes))
+    return 0
+
+
+def explain(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Explanation:
+    """Returns the explanation of a network in a file.
+
+    Args:
+        prefix: A checkpoint's prefix, or the symbol's file.
+        shapes: The shapes of inputs, by name.
+
+    Raises:
+        ExplainError: The file cannot be read, a name is not one of the network's, or the shapes contradict it.
+        SettingError: A variable has a value that is not valid.
+    """
+    import mxnet as mx
+
+    from mxnet_trt_property import backend
+
+    file = Path(prefix) if prefix.endswith(".json") else Path(f"{prefix}-symbol.json")
+    try:
+        symbol = mx.sym.load_json(file.read_text(encoding="utf-8"))
+        unknown = sorted(set(shapes) - set(symbol.list_arguments()))
+        if unknown:
+            required = "inputs of the network, such as " + ", ".join(symbol.list_arguments()[:3])
+            raise ExplainError(message("--shape names what is not there", found=", ".join(unknown), required=required))
+        found = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, {}))
+    except (OSError, UnicodeDecodeError, mx.MXNetError) as error:
+        what = f"{file} cannot be explained"
+        raise ExplainError(message(what, found=f"{type(error).__name__}: {error}")) from error
+    rows = tuple(NodeRow(d.node.name, d.node.op, d.group, d.reason) for d in found.decisions.values())
+    return Explanation(str(file), len(rows), len(found.taken), found.subgraph_count, rows)
+
+
+def text(record: Explanation, all_nodes: bool = False) -> str:
+    """Returns the record as the text that the command prints."""
+    share = record.taken / record.operators if record.operators else 0.0
+    lines = [
+        f"{record.network}: {record.taken} of {record.operators} nodes taken ({share:.0%}), "
+        f"in {record.subgraphs} TensorRT node(s)",
+        "",
+    ]
+    operators = sorted({row.operator for row in record.nodes})
+    rows = [("operator", "nodes", "taken")]
+    for operator in operators:
+        members = [row for row in record.nodes if row.operator == operator]
+        rows.append((operator, str(len(members)), str(sum(row.reason is None for row in members))))
+    lines += _columns(rows)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in record.nodes:
+        if row.reason is not None:
+            reasons.setdefault((row.operator, row.reason), []).append(row.name)
+    if reasons:
+        lines += ["", "left with MXNet:"]
+    for (operator, reason), names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"  {operator}: {reason} ({', '.join(names[:3])}{more})")
+    if all_nodes:
+        table: list[Any] = [("node", "operator", "")]
+        table += [(row.name, row.operator, row.reason or f"in TensorRT node {row.group}") for row in record.nodes]
+        lines += ["", *_columns(table)]
+    return "\n".join(lines)
+
+
+def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
+    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
+    return [f"{a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows]

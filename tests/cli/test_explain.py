@@ -1,0 +1,74 @@
+"""`mxnet-trt explain`: what is printed for taken and refused nodes, and for files that are not networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.symbols import conv_bn, split_net
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> str:
+    """A checkpoint's prefix with a network that is cut in two."""
+    split_net().save(str(tmp_path / "net-symbol.json"))
+    return str(tmp_path / "net")
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command."""
+    command = [sys.executable, "-m", "mxnet_trt_property", "explain", *arguments]
+    return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
+
+
+def test_reasons_and_counts(prefix: str) -> None:
+    done = run(prefix, "--shape", "data=2,5", "--nodes")
+    assert done.returncode == 0, done.stderr
+    assert "4 of 5 nodes taken (80%), in 2 TensorRT node(s)" in done.stdout
+    assert "gammaln: operator gammaln has no conversion to TensorRT (wave)" in done.stdout
+    assert ["fc2", "FullyConnected", "in", "TensorRT", "node", "1"] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
+
+
+def test_json(prefix: str) -> None:
+    done = run(prefix + "-symbol.json", "--shape", "data=2,5", "--json", MXNET_TENSORRT_EXCLUDE_OPS="FullyConnected")
+    record = json.loads(done.stdout)
+    assert (record["operators"], record["taken"], record["subgraphs"]) == (5, 0, 0)
+    reasons = {node["name"]: node["reason"] for node in record["nodes"]}
+    assert reasons["fc1"] == "operator FullyConnected is excluded by MXNET_TENSORRT_EXCLUDE_OPS"
+    assert "MIN_SUBGRAPH_SIZE" in reasons["sigmoid1"]
+
+
+def test_without_shapes(tmp_path: Path) -> None:
+    conv_bn().save(str(tmp_path / "net-symbol.json"))
+    done = run(str(tmp_path / "net"))
+    assert "SoftmaxOutput: number of axes: found an unknown shape" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("missing",), "missing-symbol.json cannot be explained"),
+        (("PREFIX", "--shape", "dat=2,5"), "--shape names what is not there"),
+        (("PREFIX", "--shape", "data=2,x"), "NAME=1,3,224,224"),
+        (("PREFIX", "--shape", "data=2,5", "--shape", "fc1_weight=1,1"), "cannot be explained"),
+    ],
+)
+def test_errors_are_one_line_and_no_trace(prefix: str, arguments: tuple[str, ...], words: str) -> None:
+    done = run(*(prefix if a == "PREFIX" else a for a in arguments))
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert 'File "' not in done.stderr.split("mxnet-trt:")[0]
+
+
+def test_a_file_that_is_no_network(tmp_path: Path) -> None:
+    (tmp_path / "net-symbol.json").write_text("{]")
+    done = run(str(tmp_path / "net"))
+    assert done.returncode == 1
+    assert "cannot be explained" in done.stderr
