@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Optional
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mxnet_trt_property.engines.registry import Buffer
+from mxnet_trt_property.engines.registry import Buffer, Device
 
 FLOAT = TensorProto.FLOAT
 
@@ -137,3 +138,29 @@ def checked(data: bytes) -> bytes:
     """Returns `data` after ONNX's own checker accepted it."""
     onnx.checker.check_model(onnx.load_from_string(data))
     return data
+
+
+def run_in_two_threads(program: Any, device: Device, runs: int = 50) -> None:
+    """Runs `convnet()` in two threads, each with its own runner and input, and fails when a result changes."""
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            runner = program.runner(device)
+            x = np.random.default_rng(seed).normal(size=(2, 3, 16, 16)).astype(np.float32)
+            y = np.zeros((2, 10), np.float32)
+            runner.run([buffer(x)], [buffer(y)], 0)
+            expected = y.copy()
+            for _ in range(runs):
+                y[:] = 0
+                runner.run([buffer(x)], [buffer(y)], 0)
+                np.testing.assert_array_equal(y, expected)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures

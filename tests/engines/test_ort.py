@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any
 
 import numpy as np
@@ -129,28 +128,7 @@ def test_arrays_that_do_not_fit_are_refused(engine: OnnxRuntimeEngine, array: An
 
 
 def test_two_threads_share_a_program(engine: OnnxRuntimeEngine) -> None:
-    program = engine.build(models.convnet(), Options(), CPU, "tensorrt0")
-    rng = np.random.default_rng(3)
-    wrong = []
-
-    def work(seed: int) -> None:
-        runner = program.runner(CPU)
-        x = np.random.default_rng(seed).normal(size=(2, 3, 16, 16)).astype(np.float32)
-        y = np.zeros((2, 10), np.float32)
-        runner.run([buffer(x)], [buffer(y)], 0)
-        expected = y.copy()
-        for _ in range(50):
-            y[:] = 0
-            runner.run([buffer(x)], [buffer(y)], 0)
-            if not np.array_equal(y, expected):
-                wrong.append(seed)
-
-    threads = [threading.Thread(target=work, args=(int(rng.integers(1000)),)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    models.run_in_two_threads(engine.build(models.convnet(), Options(), CPU, "tensorrt0"), CPU)
 
 
 def test_build_error_has_onnxruntimes_words(engine: OnnxRuntimeEngine, capfd: pytest.CaptureFixture[str]) -> None:

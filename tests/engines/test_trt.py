@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -295,29 +294,7 @@ def test_everything_is_freed(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None
 
 
 def test_two_threads_share_a_program(engine: trt.TensorRTEngine) -> None:
-    program = engine.build(models.convnet(), Options(), CPU, "tensorrt0")
-    failures: list[Any] = []
-
-    def work(seed: int) -> None:
-        try:
-            runner = program.runner(CPU)
-            x = np.random.default_rng(seed).normal(size=(2, 3, 16, 16)).astype(np.float32)
-            y = np.zeros((2, 10), np.float32)
-            runner.run([buffer(x)], [buffer(y)], 0)
-            expected = y.copy()
-            for _ in range(20):
-                y[:] = 0
-                runner.run([buffer(x)], [buffer(y)], 0)
-                np.testing.assert_array_equal(y, expected)
-        except BaseException as error:
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    models.run_in_two_threads(engine.build(models.convnet(), Options(), CPU, "tensorrt0"), CPU)
 
 
 EXIT_WHILE_RUNNING = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import mxnet as mx
@@ -18,24 +17,8 @@ from mxnet_trt_property.compiled import ArrayError, CompiledModel, CompileError
 from mxnet_trt_property.engines import registry
 from mxnet_trt_property.engines.registry import Buffer, Device
 from mxnet_trt_property.errors import EngineError, SettingError
-from tests.compiled_nets import SHAPE, compile_net, reference, split
+from tests.compiled.nets import SHAPE, compile_net, reference, split
 from tests.symbols import backend, conv_bn, mlp, random_arrays, relative_error, split_net
-
-
-@pytest.fixture(scope="module")
-def arrays() -> dict[str, Any]:
-    return random_arrays(mlp(), {"data": SHAPE})
-
-
-@pytest.fixture
-def model(arrays: dict[str, Any]) -> Iterator[CompiledModel]:
-    with compile_net(mlp(), arrays, "data") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def expected(arrays: dict[str, Any]) -> Any:
-    return reference(mlp(), arrays)[0]
 
 
 class Foreign:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,8 @@ import mxnet_trt_property
 from mxnet_trt_property import compiled_file
 from mxnet_trt_property.compiled import CompiledModel, CompileError, ModelFileError
 from mxnet_trt_property.engines import registry
-from tests.compiled_nets import SHAPE, compile_net, reference
-from tests.symbols import mlp, random_arrays, relative_error
-
-
-@pytest.fixture(scope="module")
-def arrays() -> dict[str, Any]:
-    return random_arrays(mlp(), {"data": SHAPE})
-
-
-@pytest.fixture
-def model(arrays: dict[str, Any]) -> Iterator[CompiledModel]:
-    with compile_net(mlp(), arrays, "data") as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def expected(arrays: dict[str, Any]) -> Any:
-    return reference(mlp(), arrays)[0]
+from tests.compiled.nets import compile_net
+from tests.symbols import mlp, relative_error
 
 
 @pytest.fixture
