@@ -86,6 +86,9 @@ class Session:
         self._digests: dict[int, bytes] = {}
         self._entry: Optional[programs.Entry] = None
         self._runner: Optional[Runner] = None
+        # The runner once more, where it can be replayed. Asked once: isinstance() of a protocol imports modules, which
+        # fails in an executor that is deleted while the interpreter goes.
+        self._replayable: Optional[ReplayableRunner] = None
         self._builds = 0
         self._forwards = 0
 
@@ -138,23 +141,23 @@ class Session:
         """Forgets what works on the caller's arrays in place; call before they are freed, with no forward under way."""
         self._stable = frozenset()
         self._detach_replays()
-        if isinstance(self._runner, ReplayableRunner):
-            self._runner.unpin()
+        if self._replayable is not None:
+            self._replayable.unpin()
 
     def close(self) -> None:
         """Returns the runner to its program."""
         if self._entry is not None and self._runner is not None:
             self._detach_replays()
-            if isinstance(self._runner, ReplayableRunner):
-                self._runner.unpin()
+            if self._replayable is not None:
+                self._replayable.unpin()
             self._entry.give_back(self._runner)
-        self._entry = self._runner = None
+        self._entry = self._runner = self._replayable = None
 
     def _attach_replays(self) -> None:
         """Gives C++ the captured runs, so that the next forwards need no Python."""
-        if not isinstance(self._runner, ReplayableRunner):
+        if self._replayable is None:
             return
-        replays = tuple(self._runner.native_replays(self.graph.input_positions))
+        replays = tuple(self._replayable.native_replays(self.graph.input_positions))
         if replays != self._attached:
             native.set_replays(self.state_id, replays)
             self._attached = replays
@@ -205,8 +208,9 @@ class Session:
 
         self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
         self._runner = self._entry.take_runner(self._device)
-        if self._stable and isinstance(self._runner, ReplayableRunner):
-            self._runner.pin(self._stable)
+        self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
+        if self._stable and self._replayable is not None:
+            self._replayable.pin(self._stable)
         if built:
             self._builds += 1
             _log.info(
@@ -223,7 +227,7 @@ class Session:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""
         failed = self._engines[0]
         self._detach_replays()
-        self._entry = self._runner = None  # a runner that failed is not given back
+        self._entry = self._runner = self._replayable = None  # a runner that failed is not given back
         if self._config.on_error == "raise" or len(self._engines) == 1:
             raise EngineError(
                 message(
