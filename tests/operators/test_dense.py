@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+from tests.harness import Refusal, Row, mx
+from tests.operators.rows import test_accepted as test_accepted
+from tests.operators.rows import test_refused as test_refused
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -76,15 +76,3 @@ REFUSED = [
     Refusal("dot", "unknown_shape", lambda: S.dot(X, Y), {}, "number of axes: found an unknown shape"),
     Refusal("batch_dot", "sparse", lambda: S.batch_dot(X, Y, forward_stype="csr"), {}, "forward_stype: found csr"),
 ]
-
-
-@pytest.mark.parametrize("row", ACCEPTED, ids=str)
-def test_accepted(row: Row) -> None:
-    """The node is taken and equals MXNet."""
-    assert_row(row)
-
-
-@pytest.mark.parametrize("row", REFUSED, ids=str)
-def test_refused(row: Refusal) -> None:
-    """The node is left to MXNet, and the reason says why."""
-    assert_refused(row)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+from tests.harness import Refusal, Row, mx
+from tests.operators.rows import test_accepted as test_accepted
+from tests.operators.rows import test_refused as test_refused
 
 S = mx.sym
 X = S.var("x")
@@ -44,15 +44,3 @@ REFUSED = [
         "clip", "swapped", lambda: S.clip(X, a_min=2, a_max=1), SHAPE, "a_min: found 2.0, required at most a_max, 1.0"
     ),
 ]
-
-
-@pytest.mark.parametrize("row", ACCEPTED, ids=str)
-def test_accepted(row: Row) -> None:
-    """The node is taken and equals MXNet."""
-    assert_row(row)
-
-
-@pytest.mark.parametrize("row", REFUSED, ids=str)
-def test_refused(row: Refusal) -> None:
-    """The node is left to MXNet, and the reason says why."""
-    assert_refused(row)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+from tests.harness import Refusal, Row, assert_row, mx
+from tests.operators.rows import test_accepted as test_accepted
+from tests.operators.rows import test_refused as test_refused
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -93,15 +93,3 @@ REFUSED = [
 def test_fixed_gamma_is_not_read() -> None:
     """With fix_gamma whatever gamma holds counts as 1, and may even be fed."""
     assert_row(Row("BatchNorm", "fed_gamma", lambda: S.BatchNorm(X, Y, name="op"), {**IMAGE, "y": (6,)}, 1e-5, 1e-5))
-
-
-@pytest.mark.parametrize("row", ACCEPTED, ids=str)
-def test_accepted(row: Row) -> None:
-    """The node is taken and equals MXNet."""
-    assert_row(row)
-
-
-@pytest.mark.parametrize("row", REFUSED, ids=str)
-def test_refused(row: Refusal) -> None:
-    """The node is left to MXNet, and the reason says why."""
-    assert_refused(row)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+from tests.harness import Refusal, Row, mx
+from tests.operators.rows import test_accepted as test_accepted
+from tests.operators.rows import test_refused as test_refused
 
 S = mx.sym
 X = S.var("x")
@@ -52,15 +52,3 @@ ACCEPTED += [
 REFUSED = [
     Refusal("norm", "matrix", _call("norm", axis=(1, 2)), SHAPE, "axis: found (1, 2), required one axis"),
 ]
-
-
-@pytest.mark.parametrize("row", ACCEPTED, ids=str)
-def test_accepted(row: Row) -> None:
-    """The node is taken and equals MXNet."""
-    assert_row(row)
-
-
-@pytest.mark.parametrize("row", REFUSED, ids=str)
-def test_refused(row: Refusal) -> None:
-    """The node is left to MXNet, and the reason says why."""
-    assert_refused(row)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
-from tests.harness import Refusal, Row, assert_refused, assert_row, mx
+from tests.harness import Refusal, Row, mx
+from tests.operators.rows import test_accepted as test_accepted
+from tests.operators.rows import test_refused as test_refused
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -64,15 +64,3 @@ REFUSED += [
     Refusal("SoftmaxOutput", "unknown_shape", _output(), {}, "number of axes: found an unknown shape"),
     Refusal("SoftmaxActivation", "4d", lambda: S.SoftmaxActivation(X), SHAPE, "number of axes: found 4, required 2"),
 ]
-
-
-@pytest.mark.parametrize("row", ACCEPTED, ids=str)
-def test_accepted(row: Row) -> None:
-    """The node is taken and equals MXNet."""
-    assert_row(row)
-
-
-@pytest.mark.parametrize("row", REFUSED, ids=str)
-def test_refused(row: Refusal) -> None:
-    """The node is left to MXNet, and the reason says why."""
-    assert_refused(row)
