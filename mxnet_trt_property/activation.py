@@ -43,11 +43,6 @@ def install() -> None:
         _installed = True
 
 
-def is_installed() -> bool:
-    """Whether mxnet's functions are wrapped in this process."""
-    return _installed
-
-
 def _when_on(
     stock: Callable[..., Any],
     ours: Callable[[Any, Mapping[str, Any]], Any],

@@ -1,11 +1,12 @@
-"""Hides MXNET_SUBGRAPH_BACKEND from MXNet's C++ while it binds."""
+"""The process's environment for the time of a block: variables that are set, and what MXNet's C++ sees as it binds."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Optional
 
 from mxnet_trt_property import settings
 
@@ -35,3 +36,22 @@ def native_default_backend() -> Iterator[None]:
             _native_depth -= 1
             if _native_depth == 0 and name in os.environ:
                 os.putenv(name, os.environ[name])
+
+
+@contextmanager
+def environment(values: Mapping[str, Optional[str]]) -> Iterator[None]:
+    """Sets variables for a block; None unsets one."""
+    before = {name: os.environ.get(name) for name in values}
+    _set(values)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, Optional[str]]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -20,7 +20,7 @@ import numpy as np
 
 from mxnet_trt_property import cuda_driver, native, programs, settings, subgraph
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Buffer, Device, Engine, Options, ReplayableRunner, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -361,6 +361,3 @@ def _names_before(choice: engines.Choice, config: settings.Settings) -> list[str
     if config.engine != "auto":
         return [config.engine] if config.engine in choice.reasons else []
     return list(choice.reasons)
-
-
-__all__ = ["Engine", "Report", "Session", "collect", "create", "destroy", "forward", "reports"]

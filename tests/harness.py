@@ -7,9 +7,7 @@ reference is always a run with MXNET_SUBGRAPH_BACKEND=NONE: MXNet's default CPU 
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -24,6 +22,7 @@ import mxnet as mx
 from mxnet_trt_property.convert import ConvertedModel, convert, node_info, variable_roles
 from mxnet_trt_property.graph import Graph
 from mxnet_trt_property.infer import infer_tensors, read_symbol
+from tests.symbols import backend
 
 Arrays = Mapping[str, np.ndarray]
 Fill = Callable[[np.random.RandomState, tuple[int, ...]], np.ndarray]
@@ -84,21 +83,6 @@ class TakenReport:
     refused: Mapping[str, str]
 
 
-@contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Sets environment variables, which MXNet reads at each bind, for the time of a block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def all_arrays(
     symbol: Any,
     shapes: Mapping[str, tuple[int, ...]],
@@ -127,14 +111,14 @@ def all_arrays(
 
 def stock_outputs(symbol: Any, arrays: Arrays) -> list[np.ndarray]:
     """Returns what MXNet computes with no subgraph backend."""
-    with environment(MXNET_SUBGRAPH_BACKEND="NONE"):
+    with backend("NONE"):
         return _forward(_bind(symbol, arrays))
 
 
 def plugin_outputs(symbol: Any, arrays: Arrays) -> tuple[list[np.ndarray], TakenReport]:
     """Returns what an unchanged program gets with MXNET_SUBGRAPH_BACKEND=TensorRT, and what became of each node."""
-    with environment(
-        MXNET_SUBGRAPH_BACKEND="TensorRT",
+    with backend(
+        "TensorRT",
         MXNET_TENSORRT_ENGINE="onnxruntime",
         MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="1",
         MXNET_TENSORRT_ON_ERROR="raise",

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Optional
 
 import mxnet as mx
 import numpy as np
 
+from mxnet_trt_property.environment import environment
 
-@contextmanager
-def backend(name: Optional[str], **variables: str) -> Iterator[None]:
+
+def backend(name: Optional[str], **variables: str) -> AbstractContextManager[None]:
     """Sets MXNET_SUBGRAPH_BACKEND (None: unset) and other variables for a block."""
-    wanted: dict[str, Optional[str]] = {"MXNET_SUBGRAPH_BACKEND": name, **variables}
-    before = {key: os.environ.get(key) for key in wanted}
-    _set(wanted)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: Mapping[str, Optional[str]]) -> None:
-    for key, value in values.items():
-        if value is None:
-            os.environ.pop(key, None)
-        else:
-            os.environ[key] = value
+    return environment({"MXNET_SUBGRAPH_BACKEND": name, **variables})
 
 
 def mlp(prefix: str = "") -> Any:

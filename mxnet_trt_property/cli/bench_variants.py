@@ -20,6 +20,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property import settings
+from mxnet_trt_property.environment import environment
 from mxnet_trt_property.errors import TensorRTPropertyError, message
 
 NAMES = ("mxnet", "blog loop", "forward", "compile", "limit", "floor")
@@ -76,25 +77,6 @@ class Prepared:
     taken: int = 0
     operators: int = 0
     subgraphs: int = 0
-
-
-@contextmanager
-def environment(values: Mapping[str, Optional[str]]) -> Iterator[None]:
-    """Sets variables for a block; None unsets one."""
-    before = {name: os.environ.get(name) for name in values}
-    _set(values)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: Mapping[str, Optional[str]]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def backend(name: Optional[str], precision: str = "fp32") -> Any:
