@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 3
+#define MXTRT_ABI_VERSION 4
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -60,6 +60,15 @@ typedef struct MxtrtCallbacks {
   int (*destroy)(int64_t state_id);
 } MxtrtCallbacks;
 
+// Functions of the Python interpreter and of MXNet that a fork of the process needs.
+typedef struct MxtrtForkApi {
+  int (*holds_gil)(void);             // PyGILState_Check
+  void* (*release_gil)(void);         // PyEval_SaveThread
+  void (*acquire_gil)(void* thread);  // PyEval_RestoreThread
+  int (*wait_all)(void);              // MXNDArrayWaitAll; 0 is success
+  const char* (*last_error)(void);    // MXGetLastError
+} MxtrtForkApi;
+
 // Functions of the CUDA driver, looked up by Python, which owns the driver library. Status 0 is success.
 typedef struct MxtrtCuda {
   int (*ctx_push)(void* context);
@@ -91,7 +100,8 @@ typedef struct MxtrtReplaySpec {
 } MxtrtReplaySpec;
 
 MXTRT_EXPORT int mxtrt_abi_version(void);
-// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy and MxtrtReplaySpec, for the check at load time.
+// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy, MxtrtReplaySpec and MxtrtForkApi, for the check at load
+// time.
 MXTRT_EXPORT void mxtrt_struct_sizes(uint32_t* sizes);
 // Copies the table; NULL takes the callbacks away (interpreter exit), after which forwards fail with a message.
 MXTRT_EXPORT int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks);
@@ -114,6 +124,14 @@ MXTRT_EXPORT int mxtrt_state_set_replays(int64_t state_id, void* const* replays,
 // of each input of the node (of weights NULL); the caller has waited for what is written to them. Returns whether it
 // was started.
 MXTRT_EXPORT int mxtrt_state_begin(int64_t state_id, void* const* inputs);
+// Makes forks of this process safe, from the first call on; see fork.cc.
+MXTRT_EXPORT void mxtrt_watch_forks(const MxtrtForkApi* api);
+// Waits until no forward of the process is pending, for a fork that is about to happen; call without the GIL. Returns
+// MXTRT_FAIL, with mxtrt_error(), if one of MXNet's operations had failed: MXNet does not report that failure again.
+MXTRT_EXPORT int mxtrt_wait_before_fork(void);
+// Ends this process, when it ends by exit(), before the exit handlers and destructors registered so far; output is
+// flushed.
+MXTRT_EXPORT void mxtrt_skip_exit_handlers(void);
 // The error text of this thread.
 MXTRT_EXPORT const char* mxtrt_error(void);
 // How many times Python was called since the library was loaded: a replayed forward makes no call.

@@ -21,6 +21,8 @@ const MxtrtCallbacks* Callbacks() {
   return g_callbacks.load(std::memory_order_acquire);
 }
 
+bool HasCallbacks() { return g_callbacks.load(std::memory_order_acquire) != nullptr; }
+
 std::string& ErrorText() {
   static thread_local std::string text;
   return text;
@@ -43,6 +45,7 @@ void mxtrt_struct_sizes(uint32_t* sizes) {
   sizes[2] = sizeof(MxtrtCallbacks);
   sizes[3] = sizeof(MxtrtCopy);
   sizes[4] = sizeof(MxtrtReplaySpec);
+  sizes[5] = sizeof(MxtrtForkApi);
 }
 
 int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks) {

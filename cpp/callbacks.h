@@ -11,6 +11,7 @@ namespace mxtrt {
 
 // Returns the callbacks, or nullptr where Python is not (or no longer) there; counts the call.
 const MxtrtCallbacks* Callbacks();
+bool HasCallbacks();
 
 // The text that MXNet fetches through _msgGet after a call on this thread failed.
 std::string& ErrorText();

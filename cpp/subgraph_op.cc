@@ -8,13 +8,16 @@
 
 #include <atomic>
 #include <mutex>
+#include <new>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "callbacks.h"
+#include "fork.h"
 #include "mxnet_api.h"
 #include "replay.h"
+#include "subgraph_op.h"
 
 namespace {
 
@@ -240,6 +243,8 @@ MX_INT_RET _opCallCreateOpState(mxnet::ext::createOpState_t, const char* const* 
     if (strcmp(keys[i], MX_STR_SUBGRAPH_SYM_JSON) == 0) json = values[i];
   if (json == nullptr) return mxtrt::Fail("a _TensorRT node without its subgraph: it can only come from a partition");
 
+  mxtrt::DestroyLateInPython(callbacks);
+
   State* state = new State;
   state->num_inputs = num_inputs;
   std::vector<uint8_t> roles(num_inputs, MXTRT_INPUT);
@@ -271,10 +276,24 @@ MX_VOID_RET _opCallDestroyOpState(void* state_op) {
     std::lock_guard<std::mutex> guard(StatesLock());
     States().erase(state->id);
   }
-  // At interpreter exit the callbacks are gone, and so is what they would free.
-  if (const MxtrtCallbacks* callbacks = mxtrt::Callbacks()) callbacks->destroy(state->id);
+  mxtrt::DestroyInPython(state->id);
   delete state;
 }
+
+namespace mxtrt {
+
+void ResetStatesInChild() {
+  new (&StatesLock()) std::mutex;
+  for (const auto& entry : States()) {
+    State* state = entry.second;
+    state->replays.clear();
+    state->early = nullptr;
+    state->begun = 0;
+    state->ended = 0;
+  }
+}
+
+}  // namespace mxtrt
 
 extern "C" int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count) {
   std::lock_guard<std::mutex> guard(StatesLock());
@@ -333,13 +352,13 @@ MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t
   if (!moved && Replayed(state, &forward, in, out, stream)) return MXTRT_OK;
   forward.AbandonEarly();
 
-  const MxtrtCallbacks* callbacks = mxtrt::Callbacks();
-  if (callbacks == nullptr) return mxtrt::Fail("the interpreter is exiting; this forward was not run");
+  mxtrt::EngineCall call;
+  if (!call.MayCallPython()) return mxtrt::Fail(call.why_not());
   in.Describe(&state->in_tensors);
   out.Describe(&state->out_tensors);
   state->ready = false;  // until this forward has succeeded: after a failure the weights are looked at again
-  if (callbacks->forward(state->id, state->in_tensors.data(), num_in, state->out_tensors.data(), num_out, stream,
-                         moved) != MXTRT_OK)
+  if (call.callbacks()->forward(state->id, state->in_tensors.data(), num_in, state->out_tensors.data(), num_out, stream,
+                                moved) != MXTRT_OK)
     return mxtrt::Fail("the TensorRT node failed, and no message says why");
   if (moved) Remember(state, in);
   state->ready = true;

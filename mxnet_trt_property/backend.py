@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import infer, native, partition, session, settings
+from mxnet_trt_property import forks, infer, native, partition, session, settings
 from mxnet_trt_property.errors import ConversionError, message
 from mxnet_trt_property.graph import Graph
 
@@ -104,6 +104,12 @@ def _run_pass(
         finally:
             _pending.work = None
             native.set_groups(())
+
+
+@forks.in_child
+def _leave_behind() -> None:
+    global _partition_lock
+    _partition_lock = threading.RLock()
 
 
 def load_native() -> None:

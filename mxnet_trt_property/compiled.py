@@ -22,11 +22,11 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import compiled_arrays, compiled_file, settings
+from mxnet_trt_property import compiled_arrays, compiled_file, forks, settings
 from mxnet_trt_property._version import __version__
 from mxnet_trt_property.compiled_arrays import ArrayError, Tensor
 from mxnet_trt_property.compiled_file import ModelFileError
-from mxnet_trt_property.compiled_seats import Held, Idle, Seat
+from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
 from mxnet_trt_property.errors import EngineError, TensorRTPropertyError, message
@@ -36,6 +36,8 @@ __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileErr
 _log = logging.getLogger("mxnet_trt_property")
 
 LABEL = "the compiled model"
+
+_models: weakref.WeakSet[CompiledModel] = weakref.WeakSet()
 
 
 class CompileError(TensorRTPropertyError):
@@ -104,6 +106,11 @@ def _untie(seat: Seat, idle: Idle, arrays: Any) -> None:
     idle.give(seat)
 
 
+@forks.in_child
+def _leave_behind() -> object:
+    return [model.leave_behind() for model in list(_models)]
+
+
 class CompiledModel:
     """A network as one engine; made by `compile` and `load`. It can be called, and used in a `with` statement.
 
@@ -136,9 +143,11 @@ class CompiledModel:
         self._seats: weakref.WeakSet[Seat] = weakref.WeakSet()
         self._seats_lock = threading.Lock()
         self._closed = False
+        self._program: Program
         self._program, self.engine, first = _build(onnx, config, prefer)
         self._seats.add(first)
         self._idle.give(first)
+        _models.add(self)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{t.name}: {t.dtype} {t.shape}" for t in self.inputs)
@@ -203,6 +212,13 @@ class CompiledModel:
             seat.close()
         self._program.close()
         self.onnx = None
+
+    def leave_behind(self) -> object:
+        """Makes later calls fail, in the child of a fork; returns what must not be freed."""
+        self._seats_lock = threading.Lock()
+        left = (self._program, [seat.leave_behind() for seat in self._seats])
+        self._program = LeftBehind()
+        return left
 
     def __enter__(self) -> CompiledModel:
         return self

@@ -6,12 +6,12 @@ import contextlib
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Optional
 
 from mxnet_trt_property import cuda_driver
-from mxnet_trt_property.engines.registry import Buffer, Device, Program
-from mxnet_trt_property.errors import EngineError
+from mxnet_trt_property.engines.registry import Buffer, Device, Program, Runner
+from mxnet_trt_property.errors import EngineError, message
 
 Buffers = tuple[Buffer, ...]
 
@@ -21,7 +21,7 @@ class Seat:
 
     def __init__(self, program: Program, device: Device) -> None:
         self.device = device
-        self.runner = program.runner(device)
+        self.runner: Runner = program.runner(device)
         self.stream = 0
         self._tied: Optional[Tied] = None
         if device.kind == "gpu":
@@ -62,12 +62,45 @@ class Seat:
             with contextlib.suppress(EngineError):  # at the end of a process the driver may be gone
                 unpin()
 
+    def leave_behind(self) -> object:
+        """Makes later runs fail, in the child of a fork; returns what must not be freed."""
+        tied, runner = self._tied, self.runner
+        self._tied, self.runner = None, LeftBehind()
+        return (runner, tied.leave_behind() if tied is not None else None)
+
     def close(self) -> None:
         """Closes the runner, after a run under way."""
         tied = self._tied
         if tied is not None:
             tied.forget_replay()
         self.runner.close()
+
+
+class LeftBehind:
+    """Stands for program and runner of a compiled model in the child of a fork."""
+
+    size_bytes = 0
+
+    def runner(self, device: Device) -> Runner:
+        """Refuses."""
+        raise _left_behind()
+
+    def run(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int) -> None:
+        """Refuses."""
+        raise _left_behind()
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def _left_behind() -> EngineError:
+    return EngineError(
+        message(
+            "A compiled model cannot run in the child of a fork",
+            found="an engine of the parent process",
+            next_step="call compile or load in the child, or start it with multiprocessing's 'spawn'",
+        )
+    )
 
 
 class Tied:
@@ -109,6 +142,13 @@ class Tied:
             self._seat.wait(None)
 
         return replay_and_wait
+
+    def leave_behind(self) -> object:
+        """Makes later runs ask the runner, in the child of a fork; returns what must not be freed."""
+        self._lock = threading.Lock()  # a thread of the parent may have held it
+        left, self._replay = self._replay, None
+        self._has_run = True
+        return left
 
     def forget_replay(self) -> None:
         """Makes later runs ask the runner, which is about to be closed."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Optional
 
+from mxnet_trt_property import forks
 from mxnet_trt_property.errors import EngineError, message
 
 LIBRARY = "libcuda.so.1"
@@ -122,6 +123,7 @@ class Driver:
         self._library: Optional[ctypes.CDLL] = None
         self._functions: dict[str, Any] = {}
         self._contexts: dict[int, int] = {}
+        self._was_forked = False
         # Reentrant: a finalizer that the collector runs inside a call below may need the lock again.
         self._lock = threading.RLock()
 
@@ -168,7 +170,21 @@ class Driver:
         Raises:
             CudaError: The function is missing or failed.
         """
+        if self._was_forked:
+            raise CudaError(
+                message(
+                    f"CUDA: {what} failed",
+                    found="a process that was forked from one that had used CUDA",
+                    required="a process that has CUDA to itself",
+                    next_step="start it with multiprocessing's 'spawn', or set MXNET_TENSORRT_ENGINE=onnxruntime",
+                )
+            )
         self.check(self._function(name)(*arguments), what)
+
+    def leave_behind(self) -> None:
+        """Makes later calls fail, in the child of a fork, if the parent had used CUDA."""
+        self._lock = threading.RLock()
+        self._was_forked = self._was_forked or bool(self._contexts)
 
     def try_call(self, name: str, *arguments: Any) -> int:
         """Calls a driver function and returns its status.
@@ -391,6 +407,9 @@ class OnDevice:
 
 
 _default = Driver()
+
+
+forks.in_child(_default.leave_behind)
 
 
 def default() -> Driver:

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
-from mxnet_trt_property.errors import NativeLibraryError, TensorRTPropertyError, message
+from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -90,6 +90,18 @@ class CReplaySpec(ctypes.Structure):
         ("outputs", ctypes.POINTER(CCopy)),
         ("num_inputs", ctypes.c_int32),
         ("num_outputs", ctypes.c_int32),
+    )
+
+
+class CForkApi(ctypes.Structure):
+    """MxtrtForkApi."""
+
+    _fields_ = (
+        ("holds_gil", ctypes.c_void_p),
+        ("release_gil", ctypes.c_void_p),
+        ("acquire_gil", ctypes.c_void_p),
+        ("wait_all", ctypes.c_void_p),
+        ("last_error", ctypes.c_void_p),
     )
 
 
@@ -184,6 +196,8 @@ def load(handlers: Handlers) -> ctypes.CDLL:
             _connect(lib, handlers)
             _load_into_mxnet(LIBRARY)
             atexit.register(_disconnect, handlers.at_exit)
+            _watch_forks(lib)
+            os.register_at_fork(before=_wait_before_fork)
             _in_mxnet = True
         return lib
 
@@ -200,6 +214,11 @@ def set_replays(state_id: int, handles: Sequence[int]) -> None:
     """Gives a native state the captured runs that its forwards try before they call Python; none if it is gone."""
     array = (ctypes.c_void_p * max(1, len(handles)))(*handles)
     library().mxtrt_state_set_replays(state_id, array, len(handles))
+
+
+def skip_exit_handlers() -> None:
+    """Makes exit() of this process skip the exit handlers and destructors of C and C++ registered so far."""
+    library().mxtrt_skip_exit_handlers()
 
 
 def callback_count() -> int:
@@ -245,10 +264,10 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _check_abi(lib: ctypes.CDLL, path: Path) -> None:
-    sizes = (ctypes.c_uint32 * 5)()
+    sizes = (ctypes.c_uint32 * 6)()
     lib.mxtrt_struct_sizes(sizes)
     found = (lib.mxtrt_abi_version(), *sizes)
-    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec)
+    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec, CForkApi)
     expected = (ABI_VERSION, *(ctypes.sizeof(s) for s in structs))
     if found != expected:
         raise NativeLibraryError(
@@ -311,6 +330,27 @@ def _connect(lib: ctypes.CDLL, handlers: Handlers) -> None:
     _keep_alive.append(table)
     if lib.mxtrt_set_callbacks(ctypes.byref(table)) != OK:
         raise NativeLibraryError("The native library refused the callback table; reinstall the package")
+
+
+def _watch_forks(lib: ctypes.CDLL) -> None:
+    from mxnet.base import _LIB
+
+    python = ctypes.pythonapi
+    gil = (python.PyGILState_Check, python.PyEval_SaveThread, python.PyEval_RestoreThread)
+    functions = (*gil, _LIB.MXNDArrayWaitAll, _LIB.MXGetLastError)
+    lib.mxtrt_watch_forks(ctypes.byref(CForkApi(*(ctypes.cast(f, ctypes.c_void_p).value for f in functions))))
+
+
+def _wait_before_fork() -> None:
+    """Waits until no forward is pending, while the interpreter holds no lock yet.
+
+    Raises:
+        EngineError: An operation had failed; MXNet tells of it this once, and the array that it should have written
+            holds anything.
+    """
+    if library().mxtrt_wait_before_fork() != OK:
+        text = (library().mxtrt_error() or b"").decode("utf-8", "replace")
+        raise EngineError(message("An operation of MXNet had failed before this process forked", found=text))
 
 
 def _disconnect(at_exit: Callable[[], None]) -> None:

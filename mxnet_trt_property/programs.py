@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mxnet_trt_property import forks
 from mxnet_trt_property.engines.registry import Device, Engine, Options, Program, Runner
 
 # Programs that no session holds are kept up to this many; each holds its weights in memory.
@@ -103,6 +104,16 @@ def get(
             while len(_entries) > _KEPT:
                 _entries.popitem(last=False)
         return entry, True
+
+
+@forks.in_child
+def _leave_behind() -> object:
+    global _lock
+    _lock = threading.Lock()  # a thread of the parent may have held it
+    left = list(_entries.values())
+    _entries.clear()
+    _building.clear()
+    return left
 
 
 def build_count() -> int:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from mxnet_trt_property import cuda_driver, native, programs, settings, subgraph
+from mxnet_trt_property import cuda_driver, forks, native, programs, settings, subgraph
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
@@ -152,6 +152,13 @@ class Session:
                 self._replayable.unpin()
             self._entry.give_back(self._runner)
         self._entry = self._runner = self._replayable = None
+
+    def leave_behind(self) -> object:
+        """Forgets the engine without freeing anything, in the child of a fork; returns what must not be freed."""
+        left = (self._entry, self._runner, self._replayable)
+        self._entry = self._runner = self._replayable = None
+        self._attached = ()
+        return left
 
     def _attach_replays(self) -> None:
         """Gives C++ the captured runs, so that the next forwards need no Python."""
@@ -318,6 +325,13 @@ def destroy(state_id: int) -> None:
     if session is not None:
         _past[session.label] = session.report
         session.close()
+
+
+@forks.in_child
+def _leave_behind() -> object:
+    global _sessions_lock
+    _sessions_lock = threading.Lock()  # a thread of the parent may have held it
+    return [session.leave_behind() for session in _sessions.values()]
 
 
 def reports() -> tuple[Report, ...]:

@@ -12,6 +12,7 @@ import importlib
 import logging
 import math
 import os
+import sys
 import threading
 import weakref
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
+from mxnet_trt_property import forks, native
 from mxnet_trt_property.cuda_driver import CudaError, Driver, default
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
 from mxnet_trt_property.errors import EngineError, message
@@ -286,6 +288,13 @@ def _onnxruntime() -> Any:
         raise EngineError(
             message("ONNX Runtime cannot be imported", found=f"{type(error).__name__}: {error}", next_step=_INSTALL)
         ) from None
+
+
+@forks.in_child
+def _leave_behind() -> None:
+    # Its destructors wait for a thread of the parent's when the child exits (seen in 1.32.0), used or not.
+    if "onnxruntime" in sys.modules:
+        native.skip_exit_handlers()
 
 
 def _omp_num_threads() -> int:

@@ -72,6 +72,17 @@ def test_device_properties(cuda: FakeCuda) -> None:
         cuda.driver.device_info(7)
 
 
+def test_forked_process_is_told_that_it_cannot_use_cuda(cuda: FakeCuda) -> None:
+    cuda.driver.leave_behind()
+    assert cuda.driver.device_count() == 2, "the parent had not used CUDA"
+    with cuda.driver.on_device(0):
+        pass
+    cuda.driver.leave_behind()
+    reason = cuda.driver.unavailable()
+    assert reason is not None
+    assert "forked from one that had used CUDA" in reason
+
+
 def test_context_is_popped_after_an_error(cuda: FakeCuda) -> None:
     with pytest.raises(ValueError, match="mine"), cuda.driver.on_device(0):
         assert cuda.depth() == 1
