@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -33,13 +34,28 @@ def install() -> None:
         from mxnet.executor import Executor
 
         symbol = mx.sym.Symbol
-        from mxnet_trt_property import binding  # keeps MXNet's own functions before they are replaced
+        from mxnet_trt_property import (
+            binding,  # keeps MXNet's own functions before they are replaced
+            contrib,
+            saving,
+        )
 
         symbol.simple_bind = _when_on(symbol.simple_bind, binding.simple_bind)
         symbol.bind = _when_on(symbol.bind, binding.bind)
         Executor.reshape = _when_on(Executor.reshape, binding.reshape, also=lambda e: hasattr(e, "tensorrt"))
         symbol.get_backend_symbol = _for_backend(symbol.get_backend_symbol, binding.get_backend_symbol)
         symbol.optimize_for = _for_backend(symbol.optimize_for, binding.optimize_for)
+        symbol.tojson = _with_stock(symbol.tojson, saving.tojson)
+        symbol.save = _with_stock(symbol.save, functools.partial(saving.save, tojson=binding.stock.tojson))
+        for module in (mx.symbol.symbol, mx.symbol.numpy._symbol):
+            load, load_json = module.load, module.load_json
+            wrapped = functools.partial(saving.load, load, load_json)
+            _replace(load, functools.update_wrapper(wrapped, load))
+            wrapped = functools.partial(saving.load_json, load_json)
+            _replace(load_json, functools.update_wrapper(wrapped, load_json))
+        block = mx.gluon.HybridBlock
+        block._build_cache = _in_gluon(block._build_cache, binding.in_gluon)
+        mx.contrib.tensorrt = sys.modules["mxnet.contrib.tensorrt"] = contrib
         _installed = True
 
 
@@ -62,6 +78,39 @@ def _when_on(
         return ours(self, arguments)
 
     return wrapper
+
+
+def _with_stock(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a method: `ours` gets the stock one, the object, and the arguments by name."""
+    signature = inspect.signature(stock)
+
+    @functools.wraps(stock)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        arguments.pop("self")
+        return ours(stock, symbol=self, arguments=arguments)
+
+    return wrapper
+
+
+def _in_gluon(stock: Callable[..., Any], context: Callable[[], Any]) -> Callable[..., Any]:
+    @functools.wraps(stock)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with context():
+            return stock(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _replace(stock: Any, ours: Any) -> None:
+    """Puts a function in the place of another in every module of mxnet that has imported it by name."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "mxnet":
+            for key, value in list(vars(module).items()):
+                if value is stock:
+                    setattr(module, key, ours)
 
 
 def _for_backend(stock: Callable[..., Any], ours: Callable[[Any, Mapping[str, Any]], Any]) -> Callable[..., Any]:

@@ -26,10 +26,11 @@ _pending = threading.local()
 
 @dataclass(frozen=True)
 class Partitioned:
-    """A symbol with TensorRT nodes, and the decisions that made it."""
+    """A symbol with TensorRT nodes, the decisions that made it, and the variables that were frozen into the nodes."""
 
     symbol: Any
     decisions: partition.Partition
+    frozen: frozenset[str] = frozenset()
 
 
 def decide(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from typing import Any, Callable, NamedTuple, Optional
 
 import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, session, settings
+from mxnet_trt_property import backend, freezing, session, settings
 from mxnet_trt_property.environment import native_default_backend
-from mxnet_trt_property.errors import SettingError, message
+from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach, warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -29,6 +32,8 @@ class Stock(NamedTuple):
     get_backend_symbol: Callable[..., Any]
     optimize_for: Callable[..., Any]
     reshape: Callable[..., Any]
+    tojson: Callable[..., str]
+    load_json: Callable[..., Any]
 
 
 stock = Stock(
@@ -37,15 +42,31 @@ stock = Stock(
     mx.sym.Symbol.get_backend_symbol,
     mx.sym.Symbol.optimize_for,
     Executor.reshape,
+    mx.sym.Symbol.tojson,
+    mx.sym.load_json,
 )
 
+_gluon = threading.local()
 
-def simple_bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
+
+@contextmanager
+def in_gluon() -> Iterator[None]:
+    """Around what a HybridBlock does to build its graph: its parameters stay its own, and may change later."""
+    before = getattr(_gluon, "inside", False)
+    _gluon.inside = True
+    try:
+        yield
+    finally:
+        _gluon.inside = before
+
+
+def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapping[str, Any]] = None) -> Any:
     """Does what Symbol.simple_bind does, with TensorRT nodes where they can be had.
 
     Args:
         symbol: The symbol.
         arguments: simple_bind's arguments by name; the shapes under "kwargs".
+        values: Parameters to freeze into TensorRT nodes; the executor then has no arrays for them.
     """
     shapes = arguments["kwargs"]
     plain = {k: v for k, v in arguments.items() if k != "kwargs"}
@@ -63,16 +84,11 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         all_shapes = _argument_shapes(symbol, known)
         free = {k: v for k, v in all_shapes.items() if k not in plain and k != "self"}
         dtypes = backend.complete_dtypes(symbol, plain.get("type_dict") or {})
+        made = _freeze(made, values or {})
         with session.collect() as sessions:
-            executor = stock_bind(made.symbol, free, type_dict=dtypes)
-
-        def make_stock(current: Any) -> Any:
-            with native_default_backend():
-                return stock.bind(
-                    symbol, plain["ctx"], list(current.arg_arrays), None, "null", list(current.aux_arrays)
-                )
-
-        return attach(executor, symbol, made, make_stock, sessions)
+            left = {k: v for k, v in free.items() if k not in made.frozen}
+            executor = stock_bind(made.symbol, left, type_dict=dtypes)
+        return attach(executor, made.symbol if made.frozen else symbol, made, _twin_maker(symbol, made), sessions)
 
 
 def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
@@ -153,7 +169,15 @@ def optimize_for(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     shapes = {**{k: tuple(v.shape) for k, v in given.items()}, **(arguments["shape_dict"] or {})}
     dtypes = {**{k: v.dtype for k, v in given.items()}, **(arguments["type_dict"] or {})}
     made = _partition(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options)
-    return symbol.__copy__() if made is None else made.symbol
+    if made is None:
+        return symbol.__copy__()
+    if arguments["kwargs"].get("dedup_subgraph") or getattr(_gluon, "inside", False):
+        return made.symbol
+    made = _freeze(made, given)
+    for group in (arguments["args"], arguments["aux"]):
+        for name in made.frozen & set(group or ()):
+            del group[name]
+    return made.symbol
 
 
 def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
@@ -172,19 +196,87 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
             new = stock.reshape(executor, True, arguments["allow_up_sizing"], **{**shapes, **all_shapes})
         arrays = dict(zip(state.made.symbol.list_arguments(), new.arg_arrays))
         auxiliary = dict(zip(state.made.symbol.list_auxiliary_states(), new.aux_arrays))
+        if state.made.frozen:
+            # The nodes stay those of the first shapes: the weights are in them.
+            return attach(new, symbol, state.made, state.make_stock, sessions)
         made = _partition(symbol, {k: v.shape for k, v in arrays.items()}, {k: v.dtype for k, v in arrays.items()})
-
-        def make_stock(current: Any) -> Any:
-            with native_default_backend():
-                return stock.bind(symbol, current._ctx, dict(arrays), None, "null", dict(auxiliary))
-
         if made is None:
-            return make_stock(new)
+            return _bind_stock(symbol, executor._ctx, {**arrays, **auxiliary})
         if made.decisions.groups != state.made.decisions.groups:
             # Other nodes can be taken at the new shapes.
             with session.collect() as sessions:
                 new = stock.bind(made.symbol, executor._ctx, arrays, None, "null", auxiliary)
-        return attach(new, symbol, made, make_stock, sessions)
+        return attach(new, symbol, made, _twin_maker(symbol, made), sessions)
+
+
+def _bind_stock(symbol: Any, ctx: Any, arrays: Mapping[str, Any]) -> Any:
+    """Binds a symbol as it is, for inference, to arrays by name."""
+    arguments, auxiliary = symbol.list_arguments(), symbol.list_auxiliary_states()
+    with native_default_backend():
+        return stock.bind(symbol, ctx, [arrays[k] for k in arguments], None, "null", [arrays[k] for k in auxiliary])
+
+
+def _twin_maker(symbol: Any, made: backend.Partitioned) -> Callable[[Any], Any]:
+    """Returns what binds the original symbol to the arrays of an executor of the partitioned one."""
+
+    def make_stock(current: Any) -> Any:
+        frozen = freezing.values(stock.tojson(made.symbol, remove_amp_cast=False))
+        arrays = {k: mx.nd.array(v, current._ctx, v.dtype) for k, v in frozen.items()}
+        return _bind_stock(symbol, current._ctx, {**arrays, **current.arg_dict, **current.aux_dict})
+
+    return make_stock
+
+
+def tensorrt_bind(symbol: Any, ctx: Any, all_params: Any, **options: Any) -> Any:
+    """Does what `contrib.tensorrt_bind` says."""
+    bound = inspect.signature(stock.simple_bind).bind(symbol, ctx, **{"grad_req": "null", **options})
+    bound.apply_defaults()
+    arguments = {k: v for k, v in bound.arguments.items() if k != "self"}
+    if settings.backend_is_on():
+        executor = simple_bind(symbol, arguments, all_params)
+    else:
+        executor = stock.simple_bind(symbol, **_spread(arguments))
+    held = {**executor.arg_dict, **executor.aux_dict}
+    for name, value in all_params.items():
+        if name in held:
+            held[name][:] = value
+    known = (*symbol.list_arguments(), *symbol.list_auxiliary_states())
+    if isinstance(all_params, MutableMapping):
+        for name in [k for k in all_params if k in known and k not in held]:
+            del all_params[name]
+    return executor
+
+
+def freeze_in_place(symbol: Any, values: Mapping[str, Any]) -> frozenset[str]:
+    """Freezes weights into the TensorRT nodes of a symbol, and returns the names of those that it has no longer.
+
+    Raises:
+        FrozenWeightsError: The weights cannot be written to a temporary file.
+    """
+    new, names = _frozen_symbol(symbol, values)
+    # The object that the program holds has to change: its old handle goes away with the new object.
+    symbol.handle, new.handle = new.handle, symbol.handle
+    return names
+
+
+def _freeze(made: backend.Partitioned, values: Mapping[str, Any]) -> backend.Partitioned:
+    """Freezes weights into the TensorRT nodes, or says once why it cannot and leaves them with the program."""
+    try:
+        new, names = _frozen_symbol(made.symbol, values)
+    except FrozenWeightsError as error:
+        warn_once(str(error))
+        return made
+    return backend.Partitioned(new, made.decisions, names)
+
+
+def _frozen_symbol(symbol: Any, values: Mapping[str, Any]) -> tuple[Any, frozenset[str]]:
+    text, names = freezing.freeze(stock.tojson(symbol, remove_amp_cast=False), values)
+    return (_like(symbol, stock.load_json(text)), names) if names else (symbol, names)
+
+
+def _like(symbol: Any, new: Any) -> Any:
+    """Returns `new` as one of the array front end of `symbol`: mx.np or mx.nd."""
+    return new.as_np_ndarray() if isinstance(symbol, mx.symbol.numpy._Symbol) else new
 
 
 def _partition(

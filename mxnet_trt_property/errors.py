@@ -23,6 +23,10 @@ class EngineError(TensorRTPropertyError):
     """An engine refused, failed to build or failed to run a subgraph."""
 
 
+class FrozenWeightsError(TensorRTPropertyError):
+    """Weights could not be frozen into a symbol, or a symbol's frozen weights cannot be had."""
+
+
 class NativeLibraryError(TensorRTPropertyError):
     """The native library is missing, was built for something else, or MXNet refused it."""
 

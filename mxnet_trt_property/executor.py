@@ -183,8 +183,8 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[]
     if not all(name in executor.arg_dict for name in names):
         return None
     inputs = [executor.arg_dict[name] for name in names]
-    addresses = (ctypes.c_void_p * max(1, len(member.graph.roles)))()
-    positions = list(zip(member.graph.input_positions, inputs))
+    addresses = (ctypes.c_void_p * max(1, len(member.roles)))()
+    positions = list(zip(member.input_positions, inputs))
     library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
     handles = [array.handle for array in inputs]
     state_id = ctypes.c_int64(member.state_id)

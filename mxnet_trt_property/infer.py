@@ -23,7 +23,9 @@ def read_symbol(symbol: Any) -> Graph:
     `tojson()` without the argument would leave out amp_cast nodes, which are there when the symbol is bound, and never
     free the copy of the symbol that it makes for that.
     """
-    return Graph.from_json(symbol.tojson(remove_amp_cast=False))
+    tojson = type(symbol).tojson
+    # Our own wrapper would put frozen weights into the text.
+    return Graph.from_json(getattr(tojson, "__wrapped__", tojson)(symbol, remove_amp_cast=False))
 
 
 def infer_tensors(

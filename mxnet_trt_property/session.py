@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from mxnet_trt_property import cuda_driver, forks, native, programs, settings, subgraph
+from mxnet_trt_property import cuda_driver, forks, freezing, native, programs, settings, subgraph
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
@@ -50,8 +50,22 @@ class Report(NamedTuple):
 class Session:
     """The state behind one `_TensorRT` operator state of MXNet."""
 
-    def __init__(self, label: str, graph: subgraph.Subgraph, config: settings.Settings, device: Device) -> None:
+    def __init__(
+        self,
+        label: str,
+        graph: subgraph.Subgraph,
+        frozen: freezing.Restored,
+        config: settings.Settings,
+        device: Device,
+    ) -> None:
         """Chooses the engines; nothing is built before the first forward.
+
+        Args:
+            label: What messages call the node.
+            graph: The converted subgraph.
+            frozen: Which of its variables are inputs of the node, and the values of the others.
+            config: The settings.
+            device: Where the node's arrays lie.
 
         Raises:
             EngineError: No engine can run arrays of `device` on this machine.
@@ -79,7 +93,14 @@ class Session:
                     next_step="pip install onnxruntime, or unset MXNET_SUBGRAPH_BACKEND",
                 )
             )
-        self._inputs = [(i, port.shape, port.dtype) for i, port in zip(graph.input_positions, graph.model.inputs)]
+        node_input = {variable: i for i, variable in enumerate(frozen.positions)}
+        self.roles = tuple(graph.roles[variable] for variable in frozen.positions)
+        self.input_positions = tuple(node_input[variable] for variable in graph.input_positions)
+        self._inputs = [(i, port.shape, port.dtype) for i, port in zip(self.input_positions, graph.model.inputs)]
+        weights = graph.weight_positions.items()
+        self._weights = {w: node_input[variable] for w, variable in weights if variable in node_input}
+        self._frozen = {w: frozen.numbers[variable] for w, variable in weights if variable in frozen.numbers}
+        self._store = frozen.store
         self.state_id = 0  # of the native state; set once it is known
         self._stable: frozenset[int] = frozenset()
         self._attached: tuple[int, ...] = ()
@@ -164,7 +185,7 @@ class Session:
         """Gives C++ the captured runs, so that the next forwards need no Python."""
         if self._replayable is None:
             return
-        replays = tuple(self._replayable.native_replays(self.graph.input_positions))
+        replays = tuple(self._replayable.native_replays(self.input_positions))
         if replays != self._attached:
             native.set_replays(self.state_id, replays)
             self._attached = replays
@@ -176,10 +197,9 @@ class Session:
 
     def _look_at_weights(self, inputs: Any, stream: int) -> None:
         """Compares the weights with those in the engine, and drops the engine where they differ."""
-        found = {
-            node_id: programs.digest(self._read_weight(inputs[i], stream))
-            for node_id, i in self.graph.weight_positions.items()
-        }
+        found = {w: programs.digest(self._read_weight(inputs[i], stream)) for w, i in self._weights.items()}
+        if self._store is not None:
+            found.update({w: self._store.digest(number) for w, number in self._frozen.items()})
         if found != self._digests:
             if self._digests:
                 _log.info("%s: weights have new values; its engine is built again", self.label)
@@ -202,7 +222,7 @@ class Session:
         engine = self._engines[0]
         key = programs.Key(
             self.graph.structure,
-            tuple(self._digests[node_id] for node_id in self.graph.weight_positions),
+            tuple(self._digests[w] for w in self.graph.weight_positions),
             engine.name,
             engine.version(),
             (self._options.precision, self._options.workspace_bytes),
@@ -210,10 +230,14 @@ class Session:
         )
 
         def model() -> bytes:
-            positions = self.graph.weight_positions
-            return self.graph.model.serialize({n: self._read_weight(inputs[i], stream) for n, i in positions.items()})
+            values = {w: self._read_weight(inputs[i], stream) for w, i in self._weights.items()}
+            if self._store is not None:
+                values.update({w: self._store.array(number) for w, number in self._frozen.items()})
+            return self.graph.model.serialize(values)
 
         self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
+        if self._store is not None:
+            self._store.drop_pages()
         self._runner = self._entry.take_runner(self._device)
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
@@ -289,16 +313,17 @@ def create(
     options = {k[len(OPTION_PREFIX) : -2]: v for k, v in attrs.items() if k.startswith(OPTION_PREFIX)}
     config = settings.read(options)
     label = attrs.get(LABEL_ATTRIBUTE, "a TensorRT node")
-    graph = subgraph.read(text, shapes, dtypes, label)
+    frozen = freezing.restore(text, attrs, shapes, dtypes, label)
+    graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
     device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
-    session = Session(label, graph, config, device)
+    session = Session(label, graph, frozen, config, device)
     with _sessions_lock:
         state_id = session.state_id = next(_next_id)
         _sessions[state_id] = session
     collected = getattr(_collecting, "sessions", None)
     if collected is not None:
         collected.append(session)
-    return native.Created(state_id, graph.roles)
+    return native.Created(state_id, session.roles)
 
 
 @contextmanager

@@ -38,14 +38,14 @@ _CACHE_SIZE = 64
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A converted subgraph for one set of input shapes.
+    """A converted subgraph for one set of shapes. Its variables are the node's inputs and the frozen weights.
 
     Attributes:
         model: The ONNX model without weights.
         structure: A hash of the graph, shapes and dtypes: equal for subgraphs that differ in weights only.
-        roles: native.UNUSED, INPUT, WEIGHT or AUXILIARY for each input of the node.
-        input_positions: For each input of the model the position among the node's inputs.
-        weight_positions: For each weight of the model, by variable id, the position among the node's inputs.
+        roles: native.UNUSED, INPUT, WEIGHT or AUXILIARY for each variable.
+        input_positions: For each input of the model the position among the variables.
+        weight_positions: For each weight of the model, by variable id, the position among the variables.
         input_names: For each input of the model the name of the program's argument that it is; empty where MXNet
             computes it.
     """
@@ -67,8 +67,8 @@ def read(text: str, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int], la
 
     Args:
         text: The subgraph's JSON text.
-        shapes: The shape of each input of the node.
-        dtypes: mshadow's type flag of each input of the node.
+        shapes: The shape of each variable.
+        dtypes: mshadow's type flag of each variable.
         label: What messages call the subgraph.
 
     Raises:
@@ -103,7 +103,7 @@ def _read(text: str, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int], l
         raise ConversionError(
             message(f"{label} has inputs of a dtype without NumPy counterpart", found=f"MXNet type flag {unknown}")
         )
-    roles = convert.variable_roles(graph, _is_argument)
+    roles = convert.variable_roles(graph, is_argument)
     model = convert.convert(graph, _infer(text, variables, shapes, dtypes), roles, label)
     position = {node.id: i for i, node in enumerate(variables)}
     weight_positions = {port.node: position[port.node] for port in model.weights}
@@ -121,13 +121,13 @@ def _read(text: str, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int], l
         input_positions=input_positions,
         weight_positions=weight_positions,
         input_names=tuple(
-            graph.nodes[port.node].attrs.get("argName", "") if _is_argument(graph.nodes[port.node]) else ""
+            graph.nodes[port.node].attrs.get("argName", "") if is_argument(graph.nodes[port.node]) else ""
             for port in model.inputs
         ),
     )
 
 
-def _is_argument(node: Node) -> bool:
+def is_argument(node: Node) -> bool:
     """Whether a variable of the subgraph is an argument of the whole symbol.
 
     MXNet writes isArg on each. One that is not is computed by MXNet at each forward: it must never be frozen.
@@ -167,6 +167,6 @@ def _structure_hash(graph: Graph, shapes: Sequence[tuple[int, ...]], dtypes: Seq
         (n.op, sorted((k, v) for k, v in n.attrs.items() if not n.is_variable and not k.startswith("__")), n.inputs)
         for n in graph.nodes
     ]
-    arguments = [_is_argument(n) for n in graph.nodes if n.is_variable]
+    arguments = [is_argument(n) for n in graph.nodes if n.is_variable]
     text = repr((nodes, graph.heads, tuple(shapes), tuple(dtypes), arguments))
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
