@@ -30,6 +30,7 @@ from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
 from mxnet_trt_property.errors import EngineError, TensorRTPropertyError, message
+from mxnet_trt_property.precision import to_float16
 
 __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileError", "compile", "load"]
 
@@ -327,7 +328,8 @@ def compile(
         dtypes: The dtypes of inputs that are not float32.
         engine: MXNET_TENSORRT_ENGINE's value for this model. An engine that is named is used or an error says why not;
             with "auto" a failing engine is followed by the next one, with a warning.
-        precision: MXNET_TENSORRT_PRECISION's value for this model.
+        precision: MXNET_TENSORRT_PRECISION's value for this model. With "fp16" nothing is run to see what exceeds
+            float16: `keep_fp32` names the nodes and operators to leave in float32.
         device: The GPU that serves arrays in host memory: MXNET_TENSORRT_DEVICE's value for this model.
         keep_onnx: Whether the serialized ONNX model is kept for `save()`.
         options: Other options of the backend, the variables' names in lower case without the prefix.
@@ -410,6 +412,8 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
             )
         )
     options = Options(precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose)
+    if config.precision == "fp16":
+        onnx = to_float16(onnx, config.keep_fp32, (), LABEL)
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
             program = engine.build(onnx, options, device, LABEL)

@@ -159,7 +159,7 @@ def _emit(writer: OnnxWriter, node: Node, info: NodeInfo, names: Mapping[Entry, 
         raise ConversionError(message(f"{where} cannot be converted", found=refusal))
     inputs = ["" if slot in entry.ignored else names[e] for slot, e in enumerate(node.inputs)]
     try:
-        with writer.scope(node.name):
+        with writer.scope(node.name, node.op):
             written = list(entry.emit(params, info, inputs, writer))
     except Exception as error:
         raise ConversionError(message(f"{where} could not be written as ONNX", found=_text(error))) from error
@@ -183,8 +183,8 @@ def _write_heads(writer: OnnxWriter, graph: Graph, names: Mapping[Entry, str], o
             writer.rename(name, output.name)
             given[name] = output.name
         else:
-            owner = graph.nodes[head.node].name
-            with writer.scope(owner):
+            owner = graph.nodes[head.node]
+            with writer.scope(owner.name, owner.op):
                 writer.rename(writer.node("Identity", [given.get(name, name)]), output.name)
 
 

@@ -44,7 +44,7 @@ class OnnxWriter:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
         self._names: set[str] = set()
-        self._scope = ""
+        self._scope = self._operator = ""
         self._owners: dict[str, str] = {}
 
     @property
@@ -53,13 +53,14 @@ class OnnxWriter:
         return self._owners
 
     @contextmanager
-    def scope(self, name: str) -> Iterator[None]:
-        """Names everything written inside after the MXNet node `name`."""
-        outer, self._scope = self._scope, name
+    def scope(self, name: str, operator: str) -> Iterator[None]:
+        """Names everything written inside after the MXNet node `name`; its doc_string is "operator name"."""
+        outer = (self._scope, self._operator)
+        self._scope, self._operator = name, operator
         try:
             yield
         finally:
-            self._scope = outer
+            self._scope, self._operator = outer
 
     def reserve(self, name: str) -> str:
         """Takes a name for a graph input, output or weight, so that no node's value can have it.
@@ -81,7 +82,8 @@ class OnnxWriter:
         name = self._unique(op_type)
         names = [name] if outputs == 1 else [self._unique(f"{op_type}:{i}") for i in range(outputs)]
         given = {k: v for k, v in attributes.items() if v is not None}
-        self._nodes.append(helper.make_node(op_type, list(inputs), names, name=name, **given))
+        doc = f"{self._operator} {self._scope}"
+        self._nodes.append(helper.make_node(op_type, list(inputs), names, name=name, doc_string=doc, **given))
         self._owners[name] = self._scope
         return names
 

@@ -136,7 +136,7 @@ def _emission_failure(entry: registry.Operator, params: registry.Parameters, inf
         return None
     try:
         writer = OnnxWriter()
-        with writer.scope(info.name):
+        with writer.scope(info.name, info.op):
             entry.emit(params, info, [f"x{i}" for i in range(len(info.inputs))], writer)
     except Exception as error:  # noqa: BLE001 - whatever a converter raises, the node stays with MXNet and says why
         return f"the conversion of {info.op} fails: {type(error).__name__}: {error}"

@@ -7,6 +7,7 @@ device. The table keeps the most recently used programs alive; a session holds i
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import threading
 import time
@@ -97,6 +98,7 @@ def get(
                 _building.pop(key, None)
             raise
         entry = Entry(program, engine.name, time.perf_counter() - start)
+        _return_memory()
         with _lock:
             _builds += 1
             _entries[key] = entry
@@ -114,6 +116,13 @@ def _leave_behind() -> object:
     _entries.clear()
     _building.clear()
     return left
+
+
+def _return_memory() -> None:
+    """Gives freed memory back to the system: a build frees several copies of the weights, and glibc keeps them."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def build_count() -> int:

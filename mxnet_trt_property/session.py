@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import json
 import logging
+import math
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from mxnet_trt_property import cuda_driver, forks, freezing, native, programs, settings, subgraph
+from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, programs, settings, subgraph
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
@@ -38,6 +39,9 @@ class Report(NamedTuple):
         nodes: How many operators of MXNet's it holds.
         builds: How many engines were built for it; one that another session had built is not counted.
         forwards: How many forwards went through Python; those that C++ replayed are not counted.
+        weight_bytes: Bytes of the weights that lie in arrays of MXNet's, beside the engine's copy.
+        frozen_bytes: Bytes of the weights that lie in a file, from where the engine got them; no memory holds them.
+        engine_bytes: The size of the engine; 0 before the first forward.
     """
 
     label: str
@@ -45,6 +49,9 @@ class Report(NamedTuple):
     nodes: int
     builds: int
     forwards: int
+    weight_bytes: int
+    frozen_bytes: int
+    engine_bytes: int
 
 
 class Session:
@@ -117,8 +124,11 @@ class Session:
     def report(self) -> Report:
         """What this session did so far."""
         engine = self._entry.engine if self._entry is not None else ""
+        size = self._entry.program.size_bytes if self._entry is not None else 0
         nodes = len(set(self.graph.model.node_names.values()))
-        return Report(self.label, engine, nodes, self._builds, self._forwards)
+        sizes = {w.node: math.prod(w.shape) * w.dtype.itemsize for w in self.graph.model.weights}
+        live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
+        return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size)
 
     def forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
         """Runs the subgraph once.
@@ -197,7 +207,7 @@ class Session:
 
     def _look_at_weights(self, inputs: Any, stream: int) -> None:
         """Compares the weights with those in the engine, and drops the engine where they differ."""
-        found = {w: programs.digest(self._read_weight(inputs[i], stream)) for w, i in self._weights.items()}
+        found = {w: programs.digest(self._read_array(inputs[i], stream)) for w, i in self._weights.items()}
         if self._store is not None:
             found.update({w: self._store.digest(number) for w, number in self._frozen.items()})
         if found != self._digests:
@@ -206,8 +216,8 @@ class Session:
             self.close()
             self._digests = found
 
-    def _read_weight(self, tensor: Any, stream: int) -> np.ndarray[Any, Any]:
-        """Returns a weight's values: a view of host memory, or a copy from the GPU made in the stream's order."""
+    def _read_array(self, tensor: Any, stream: int) -> np.ndarray[Any, Any]:
+        """Returns an array's values: a view of host memory, or a copy from the GPU made in the stream's order."""
         buffer = _buffer(tensor)
         if not tensor.on_gpu:
             return _view(buffer)
@@ -225,15 +235,19 @@ class Session:
             tuple(self._digests[w] for w in self.graph.weight_positions),
             engine.name,
             engine.version(),
-            (self._options.precision, self._options.workspace_bytes),
+            (self._options.precision, self._config.keep_fp32, self._options.workspace_bytes),
             self._device,
         )
 
         def model() -> bytes:
-            values = {w: self._read_weight(inputs[i], stream) for w, i in self._weights.items()}
+            values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
             if self._store is not None:
                 values.update({w: self._store.array(number) for w, number in self._frozen.items()})
-            return self.graph.model.serialize(values)
+            serialized = self.graph.model.serialize(values)
+            if self._options.precision != "fp16":
+                return serialized
+            near = self._beyond_float16(serialized, inputs, stream)
+            return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
 
         self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
         if self._store is not None:
@@ -253,6 +267,21 @@ class Session:
                 self.report.nodes,
                 self._config.precision,
             )
+
+    def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:
+        """Returns the ONNX nodes that the first inputs drive near the end of float16, and says so."""
+        arrays = [self._read_array(inputs[i], stream).reshape(shape) for i, shape, _ in self._inputs]
+        near = precision.beyond_float16(serialized, arrays, self.label)
+        names = self.graph.model.node_names
+        for node, peak in near.items():
+            _log.warning(
+                "%s: node %s stays in float32: it met a value of %.3g, and float16 ends at %.3g",
+                self.label,
+                names.get(node, node),
+                peak,
+                precision.FLOAT16_MAX,
+            )
+        return set(near)
 
     def _give_up_engine(self, error: Exception) -> None:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""

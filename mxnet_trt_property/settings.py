@@ -112,9 +112,15 @@ VARIABLES = (
         "PRECISION",
         "choice",
         "fp32",
-        "The precision that the engine computes in. This version has `fp32` (TensorRT may use TF32 on the GPU).",
-        ("fp32",),
+        "The precision that the engine computes in: `fp32` (TensorRT may use TF32 on the GPU), or `fp16` where that is"
+        " safe. Arrays keep their dtypes.",
+        ("fp32", "fp16"),
     ),
+    Variable(
+        "KEEP_FP32", "names", "", "Nodes (by name) and operators that compute in float32 when `PRECISION` is `fp16`."
+    ),
+    Variable("USE_FP16", "flag", "0", "The name in MXNet 1.5 to 1.7 for `PRECISION=fp16`.", is_option=False),
+    Variable("USE_FP16_FOR_FP32", "flag", "0", "The name in MXNet 1.3 for `PRECISION=fp16`.", is_option=False),
     Variable("EXCLUDE_OPS", "names", "", "Operators (MXNet's names, such as `sigmoid`) that stay with MXNet."),
     Variable("EXCLUDE_NODES", "names", "", "Nodes, by name, that stay with MXNet."),
     Variable("MIN_SUBGRAPH_SIZE", "integer", "2", "Subgraphs of fewer operators stay with MXNet.", minimum=1),
@@ -159,6 +165,7 @@ class Settings:
 
     engine: str
     precision: str
+    keep_fp32: tuple[str, ...]
     exclude_ops: tuple[str, ...]
     exclude_nodes: tuple[str, ...]
     min_subgraph_size: int
@@ -177,7 +184,13 @@ def read(options: Optional[Mapping[str, str]] = None) -> Settings:
     Raises:
         SettingError: A value is not valid, or an option is unknown.
     """
-    options = options or {}
+    options = dict(options or {})
+    # In-tree MXNet reads it with INT8 only.
+    options.pop("calibration_iters", None)
+    if "precision" in options:
+        options["precision"] = _precision_of_1_9(options["precision"])
+    elif not os.environ.get(PREFIX + "PRECISION") and (value("USE_FP16") or value("USE_FP16_FOR_FP32")):
+        options["precision"] = "fp16"
     known = {v.name.lower() for v in VARIABLES if v.is_option}
     unknown = sorted(set(options) - known)
     if unknown:
@@ -191,6 +204,14 @@ def read(options: Optional[Mapping[str, str]] = None) -> Settings:
     _warn_of_unknown_variables()
     values = {name: value(name.upper(), options.get(name)) for name in sorted(known)}
     return Settings(**values)
+
+
+def _precision_of_1_9(text: str) -> str:
+    """Returns the precision that a combination of MXNet 1.9 asks for: 'fp16_int8' is 'int8', 'fp32_fp16' is 'fp16'."""
+    parts = set(text.lower().split("_"))
+    if len(parts) < 2 or not parts <= {"fp32", "fp16", "int8"}:
+        return text
+    return "int8" if "int8" in parts else "fp16"
 
 
 def value(name: str, option: Optional[str] = None) -> Any:

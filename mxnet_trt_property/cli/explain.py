@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from mxnet_trt_property.cli import memory
 from mxnet_trt_property.cli.demo import parse_shapes
 from mxnet_trt_property.errors import TensorRTPropertyError, message
 
@@ -49,11 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prefix", help="a checkpoint's PREFIX (PREFIX-symbol.json), or the .json file itself")
     parser.add_argument("--shape", action="append", metavar="NAME=N,C,H,W", default=[], help="an input and its shape")
     parser.add_argument("--nodes", action="store_true", help="list every node, not only operators and reasons")
+    parser.add_argument(
+        "--memory", action="store_true", help="run PREFIX once in each way, and tell where its weights lie"
+    )
+    parser.add_argument("--epoch", type=int, default=0, help="the N of PREFIX-N.params, for --memory")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the explanation; returns 0."""
+    if arguments.memory:
+        held = memory.measure(arguments.prefix, arguments.epoch, parse_shapes(arguments.shape))
+        print(json.dumps([row._asdict() for row in held]) if arguments.json else memory.text(held))
+        return 0
     record = explain(arguments.prefix, parse_shapes(arguments.shape))
     print(json.dumps(asdict(record)) if arguments.json else text(record, arguments.nodes))
     return 0

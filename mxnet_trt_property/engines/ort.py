@@ -114,6 +114,8 @@ class OnnxRuntimeEngine:
             )
         except Exception as error:  # its exception types share no base of their own
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
+        if hasattr(session, "_model_bytes"):
+            session._model_bytes = None  # the whole model a second time, for a change of providers that never comes
         return OnnxRuntimeProgram(session, len(model), self._driver, label)
 
 

@@ -16,7 +16,7 @@ from mxnet_trt_property.errors import EngineError, message
 _log = logging.getLogger("mxnet_trt_property")
 
 ENTRY_POINT_GROUP = "mxnet_trt_property.engines"
-IMPLEMENTED_PRECISIONS = ("fp32",)
+IMPLEMENTED_PRECISIONS = ("fp32", "fp16")
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def check_precision(engine: str, options: Options, label: str) -> None:
     """Refuses a precision that no engine of this version offers.
 
     Raises:
-        EngineError: The precision is not fp32.
+        EngineError: The precision is not one of IMPLEMENTED_PRECISIONS.
     """
     if options.precision not in IMPLEMENTED_PRECISIONS:
         raise EngineError(
