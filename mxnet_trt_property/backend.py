@@ -14,7 +14,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import forks, infer, native, partition, session, settings
+from mxnet_trt_property import forks, infer, native, partition, session, settings, support
+from mxnet_trt_property.engines import registry as engines
+from mxnet_trt_property.engines.registry import Device
 from mxnet_trt_property.errors import ConversionError, message
 from mxnet_trt_property.graph import Graph
 
@@ -38,6 +40,7 @@ def decide(
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, Any],
     options: Optional[Mapping[str, str]] = None,
+    context: Any = None,
 ) -> partition.Partition:
     """Returns the decisions for a symbol.
 
@@ -46,6 +49,7 @@ def decide(
         shapes: Known shapes of arguments; may be empty, then what depends on a shape is refused.
         dtypes: Known dtypes of arguments.
         options: Backend options by lower-case name.
+        context: Where the arrays will lie, an `mx.Context`; mx.cpu() where nobody says.
 
     Raises:
         SettingError: A setting or an option is not valid.
@@ -53,7 +57,17 @@ def decide(
     """
     config = settings.read(options)
     graph = infer.read_symbol(symbol)
-    return partition.decide(graph, infer.infer_tensors(symbol, shapes, dtypes), config)
+    return support.decide(graph, infer.infer_tensors(symbol, shapes, dtypes), config, first_engine(config, context))
+
+
+def first_engine(config: settings.Settings, context: Any = None) -> Optional[engines.Engine]:
+    """Returns the engine that is tried first for arrays of an `mx.Context`, or None where none is usable."""
+    on_gpu = context is not None and context.device_type == "gpu"
+    index = context.device_id if on_gpu else 0
+    choice = engines.choose(
+        config.engine, Device("gpu" if on_gpu else "cpu", index, index if on_gpu else config.device)
+    )
+    return choice.engines[0] if choice.engines else None
 
 
 def build(

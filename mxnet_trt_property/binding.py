@@ -77,7 +77,7 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
     with native_default_backend():
         reason = _why_stock(symbol, arguments["grad_req"], plain.get("group2ctx"), plain.get("stype_dict"))
         known = {k: v for k, v in shapes.items() if isinstance(v, tuple)}
-        made = None if reason else _partition(symbol, known, plain.get("type_dict") or {})
+        made = None if reason else _partition(symbol, known, plain.get("type_dict") or {}, context=plain["ctx"])
         if made is None:
             return stock_bind(symbol, {})
         # Every shape and dtype is given, since inference cannot look backwards through a TensorRT node.
@@ -105,7 +105,8 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         if reason or arrays is None:
             return stock_bind(symbol)
         shapes = {k: tuple(v.shape) for k, v in arrays.items()}
-        made = _partition(symbol, shapes, {k: v.dtype for k, v in arrays.items()})
+        dtypes = {k: v.dtype for k, v in arrays.items()}
+        made = _partition(symbol, shapes, dtypes, context=arguments["ctx"])
         auxiliary = _by_name(arguments["aux_states"] or [], symbol.list_auxiliary_states())
         if made is None or auxiliary is None:
             return stock_bind(symbol)
@@ -168,7 +169,7 @@ def optimize_for(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     given = {**(arguments["args"] or {}), **(arguments["aux"] or {})}
     shapes = {**{k: tuple(v.shape) for k, v in given.items()}, **(arguments["shape_dict"] or {})}
     dtypes = {**{k: v.dtype for k, v in given.items()}, **(arguments["type_dict"] or {})}
-    made = _partition(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options)
+    made = _partition(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options, arguments["ctx"])
     if made is None:
         return symbol.__copy__()
     if arguments["kwargs"].get("dedup_subgraph") or getattr(_gluon, "inside", False):
@@ -199,7 +200,8 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
         if state.made.frozen:
             # The nodes stay those of the first shapes: the weights are in them.
             return attach(new, symbol, state.made, state.make_stock, sessions)
-        made = _partition(symbol, {k: v.shape for k, v in arrays.items()}, {k: v.dtype for k, v in arrays.items()})
+        dtypes = {k: v.dtype for k, v in arrays.items()}
+        made = _partition(symbol, {k: v.shape for k, v in arrays.items()}, dtypes, context=executor._ctx)
         if made is None:
             return _bind_stock(symbol, executor._ctx, {**arrays, **auxiliary})
         if made.decisions.groups != state.made.decisions.groups:
@@ -284,10 +286,11 @@ def _partition(
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, Any],
     options: Optional[Mapping[str, str]] = None,
+    context: Any = None,
 ) -> Optional[backend.Partitioned]:
     """Returns the partitioned symbol, or None where MXNet should bind the symbol as it is."""
     try:
-        decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options)
+        decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options, context)
         _log.info("bind: %s", decisions.summary())
         for decision in decisions.refused:
             _log.debug("%s (%s) stays with MXNet: %s", decision.node.name, decision.node.op, decision.reason)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mxnet_trt_property import backend, infer, partition, settings
+from mxnet_trt_property import backend, infer, settings, support
 from mxnet_trt_property import convert as conversion
 from mxnet_trt_property.compiled import LABEL, CompileError
 from mxnet_trt_property.errors import message
@@ -109,7 +109,8 @@ def _roles(graph: Graph, with_value: set[str], inputs: set[str]) -> dict[int, co
 
 def _check_nodes(graph: Graph, tensors: infer.Tensors, config: settings.Settings) -> None:
     """Refuses a network with a node that has no conversion, and lists all such nodes."""
-    found = partition.decide(graph, tensors, dataclasses.replace(config, min_subgraph_size=1))
+    alone = dataclasses.replace(config, min_subgraph_size=1)
+    found = support.decide(graph, tensors, alone, backend.first_engine(config))
     if not found.refused:
         return
     refused = [(d.node.name, d.node.op, str(d.reason)) for d in found.refused]

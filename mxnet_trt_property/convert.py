@@ -66,6 +66,10 @@ class ConvertedModel:
         named = {w.name: values[w.node] for w in self.weights if w.node in values}
         return self._model.serialize(named, self.label)
 
+    def without_values(self) -> bytes:
+        """Returns the bytes of the model with its weights as inputs."""
+        return self._model.without_values()
+
 
 def variable_roles(graph: Graph, may_be_weight: Callable[[Node], bool]) -> dict[int, Role]:
     """Returns what each variable is to the engine.

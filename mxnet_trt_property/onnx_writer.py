@@ -192,6 +192,15 @@ class Model:
         self._structure: bytes = proto.SerializeToString()
         self._weights = weights
 
+    def without_values(self) -> bytes:
+        """Returns the bytes of the model with its weights as inputs, to ask what an engine thinks of it."""
+        proto = onnx.ModelProto()
+        proto.ParseFromString(self._structure)
+        for weight in self._weights:
+            proto.graph.input.append(helper.make_tensor_value_info(weight.name, _onnx_type(weight.dtype), weight.shape))
+        result: bytes = proto.SerializeToString()
+        return result
+
     def serialize(self, values: Mapping[str, np.ndarray[Any, Any]], label: str) -> bytes:
         """Returns the bytes of the model with `values`, by ONNX name, as its initializers.
 

@@ -80,16 +80,20 @@ class Partition:
         return text
 
 
-def decide(graph: Graph, tensors: Mapping[Entry, Tensor], settings: Settings) -> Partition:
+def decide(
+    graph: Graph, tensors: Mapping[Entry, Tensor], settings: Settings, refused: Optional[Mapping[int, str]] = None
+) -> Partition:
     """Returns the decision for each operator node of `graph`.
 
     Args:
         graph: The whole graph of a symbol.
         tensors: What is known of its edges; shapes and dtypes may be None.
         settings: The exclusions and the smallest size of a subgraph.
+        refused: Reasons that come from elsewhere than the registry, by node id.
     """
     roles = convert.variable_roles(graph, lambda node: True)
     reasons = {node.id: _reason(graph, tensors, roles, node, settings) for node in graph.operators}
+    reasons.update(refused or {})
     decisions = {node.id: Decision(node, reasons[node.id]) for node in graph.operators}
     for number, members in enumerate(_components(graph, reasons)):
         if len(members) < settings.min_subgraph_size:

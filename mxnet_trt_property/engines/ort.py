@@ -12,6 +12,7 @@ import importlib
 import logging
 import math
 import os
+import re
 import sys
 import threading
 import weakref
@@ -92,6 +93,22 @@ class OnnxRuntimeEngine:
                     f"ONNX Runtime needs the CUDA driver to copy arrays of mx.gpu({device.index}) to the host: {reason}"
                 )
         return None
+
+    def refused_nodes(self, model: bytes) -> dict[str, str]:
+        """Returns the first node of the serialized ONNX `model` that has no kernel, by name, with the reason."""
+        runtime = _onnxruntime()
+        settings = runtime.SessionOptions()
+        settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        settings.log_severity_level = _SEVERITY_FATAL
+        settings.intra_op_num_threads = 1
+        try:
+            runtime.InferenceSession(model, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exception types share no base of their own
+            words = " ".join(str(error).split())
+            # It has several ways to name a node; a failure that names none shows again when the engine is built.
+            found = re.search(r"node with name '([^']*)'|Node:? ?\(([^)\"]*)\)|Node, \(\"([^\"]*)\"", words)
+            return {next(name for name in found.groups() if name): words} if found else {}
+        return {}
 
     def build(self, model: bytes, options: Options, device: Device, label: str) -> OnnxRuntimeProgram:
         """Makes a session of the serialized ONNX `model`.

@@ -110,7 +110,12 @@ class Program(Protocol):
 
 
 class Engine(Protocol):
-    """An accelerator library that builds ONNX models."""
+    """An accelerator library that builds ONNX models.
+
+    It may have a method `refused_nodes(model: bytes) -> Mapping[str, str]`, asked before nodes are claimed: the
+    nodes of a serialized ONNX model that it will not build, by name, with a reason each. There, weights are inputs or
+    zeros.
+    """
 
     name: str
 

@@ -103,6 +103,10 @@ class TensorRTEngine:
             return ("7.5",)
         return ()
 
+    def refused_nodes(self, model: bytes) -> dict[str, str]:
+        """Returns the nodes of the serialized ONNX `model` that the parser refuses, by name, with its reasons."""
+        return self._library.refused_nodes(model)
+
     def build(self, model: bytes, options: Options, device: Device, label: str) -> TensorRTProgram:
         """Builds the serialized ONNX `model` and loads it on the device.
 

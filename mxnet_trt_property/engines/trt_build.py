@@ -16,6 +16,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
+import onnx
+
 from mxnet_trt_property.errors import EngineError, message
 
 _EXTRAS = {"tensorrt": "tensorrt-cu12", "tensorrt_rtx": "rtx-cu12"}
@@ -203,6 +205,31 @@ class Library:
             if data is None:
                 raise _error(what, self.words(mark))
             return Plan(bytes(data), inputs, outputs)
+
+    def refused_nodes(self, model: bytes) -> dict[str, str]:
+        """Returns the nodes of the serialized ONNX `model` that the parser refuses, by name, with its reasons.
+
+        Raises:
+            EngineError: The library cannot be asked.
+        """
+        trt = self.module()
+        with self._build_lock:
+            builder = trt.Builder(self.logger)
+            network = builder.create_network(self.strongly_typed())  # which the parser does not keep alive
+            parser = trt.OnnxParser(network, self.logger)
+            if not hasattr(parser, "supports_model_v2") or parser.supports_model_v2(model):
+                return {}
+            words = {}
+            for index in range(parser.num_errors):
+                error = parser.get_error(index)
+                words.setdefault(_ask(error, "node_name"), " ".join(error.desc().split()))
+            # It lists the pieces that it would take; a piece says "not supported" when it is not the whole model.
+            taken = {n for index in range(parser.num_subgraphs) for n in parser.get_subgraph_nodes(index)}
+        refused = [node for n, node in enumerate(onnx.load_from_string(model).graph.node) if n not in taken]
+        return {
+            node.name: f"its parser does not take ONNX operator {node.op_type}: {words.get(node.name, 'no words')}"
+            for node in refused
+        }
 
     def build_probe(self, compute_capabilities: Sequence[str] = ()) -> bytes:
         """Returns the serialized engine of the smallest network, to ask a GPU whether it is accepted.
