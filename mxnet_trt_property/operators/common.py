@@ -8,19 +8,33 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.graph import Tensor
+from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.registry import NodeInfo, reason
 
 FLOAT32 = (np.dtype("float32"),)
 INTS = (np.dtype("int32"), np.dtype("int64"))
 
-CHANNELS_FIRST = ("None", "NCW", "NCHW", "NCDHW")
+CHANNELS_LAST = ("NWC", "NHWC", "NDHWC")
 
 
-def check_layout(layout: Optional[str]) -> Optional[str]:
-    """Returns why a layout is refused: ONNX has channels first only, and so have the weights."""
-    if str(layout) in CHANNELS_FIRST:
-        return None
-    return reason("layout", found=layout, required=" or ".join(CHANNELS_FIRST))
+def is_channels_last(layout: Optional[str]) -> bool:
+    """Whether the channels are the last axis; ONNX has them second, and so has MXNet without a layout."""
+    return layout in CHANNELS_LAST
+
+
+def spatial_sizes(shape: Sequence[int], layout: Optional[str]) -> Sequence[int]:
+    """Returns the sizes of all axes but batch and channels."""
+    return shape[1:-1] if is_channels_last(layout) else shape[2:]
+
+
+def channels_first(name: str, ndim: int, w: OnnxWriter) -> str:
+    """Moves the last of `ndim` axes to the second place."""
+    return w.transpose(name, [0, ndim - 1, *range(1, ndim - 1)])
+
+
+def channels_last(name: str, ndim: int, w: OnnxWriter) -> str:
+    """Moves the second of `ndim` axes to the end: the inverse of `channels_first`."""
+    return w.transpose(name, [0, *range(2, ndim), 1])
 
 
 def check_weights(node: NodeInfo, slots: Sequence[int], names: Sequence[str]) -> Optional[str]:
