@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mxnet_trt_property.operators import (
+    boxes,
     broadcast,
     columns,
     common,
@@ -12,6 +13,7 @@ from mxnet_trt_property.operators import (
     elementwise,
     index,
     interpolation,
+    multibox,
     nonlinearity,
     norm,
     pool,
@@ -22,6 +24,7 @@ from mxnet_trt_property.operators import (
     shape,
     slicing,
     softmax,
+    suppression,
 )
 from mxnet_trt_property.operators.registry import (
     NodeInfo,
@@ -41,6 +44,7 @@ __all__ = [
     "ParameterError",
     "Parameters",
     "all_operators",
+    "boxes",
     "broadcast",
     "columns",
     "common",
@@ -51,6 +55,7 @@ __all__ = [
     "find",
     "index",
     "interpolation",
+    "multibox",
     "needs_shape",
     "nonlinearity",
     "norm",
@@ -64,4 +69,5 @@ __all__ = [
     "shape",
     "slicing",
     "softmax",
+    "suppression",
 ]

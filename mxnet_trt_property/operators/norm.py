@@ -31,7 +31,7 @@ class SyncBatchNormParameters(Parameters):
 
     IGNORED = Parameters.IGNORED | {"momentum", "use_global_stats", "ndev", "key"}
 
-    eps: float = 0.0010000000474974513
+    eps: float = 0.00100000005
     fix_gamma: bool = True
     output_mean_var: bool = False
 

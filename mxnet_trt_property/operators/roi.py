@@ -1,8 +1,9 @@
 """Pooling of regions of interest, each a row (image, left, top, right, bottom) of the second input.
 
 ONNX has MaxRoiPool and RoiAlign, but TensorRT has no MaxRoiPool, and RoiAlign only as a plugin. Both operators are
-written with Gather. An image that does not exist gives zeros, as MXNet documents for ROIAlign and does in ROIPooling;
-beyond the last image ROIAlign reads memory that is not its own, and here gives zeros, too.
+written with Gather. An image that does not exist gives zeros, as MXNet's ROIPooling does. Of ROIAlign that is what
+MXNet documents and does on a GPU; its CPU code writes one zero to a wrong place, and beyond the last image it reads
+memory that is not the data's.
 """
 
 from __future__ import annotations
