@@ -84,3 +84,23 @@ def free_batch(shape: Sequence[int], source: Sequence[int]) -> list[int]:
     if len(target) > 1 and source and target[0] == source[0]:
         target[0] = 0
     return target
+
+
+def sum_places(data: str, axis: tuple[int, int], size: int, places: np.ndarray[Any, Any], w: OnnxWriter) -> str:
+    """Returns for each row of `places` the sum of these elements of one axis.
+
+    A product with a matrix of zeros and ones would say the same, but for what is infinite or not a number.
+
+    Args:
+        data: The tensor.
+        axis: The number of its axes, and the one to sum over.
+        size: The size of that axis.
+        places: Integers (sums, most summands); `size` stands for no element.
+        w: The writer.
+    """
+    ndim, summed = axis
+    if (places == size).any():
+        data = w.pad(data, [0] * ndim, [int(i == summed) for i in range(ndim)])
+    return w.reduce(
+        "ReduceSum", w.node("Gather", [data, w.constant(places)], axis=summed), [summed + 1], keepdims=False
+    )

@@ -31,6 +31,7 @@ from mxnet_trt_property.operators.common import (
     shape_of,
     spatial_sizes,
     spread,
+    sum_places,
 )
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
@@ -175,8 +176,7 @@ def _adaptive(
 def _sum_windows(data: str, axis: int, size: int, count: int, w: OnnxWriter) -> tuple[str, np.ndarray[Any, Any]]:
     """Sums `count` windows of one axis, window i from floor(i * size / count) to ceil((i + 1) * size / count).
 
-    They overlap and differ in length, which no pooling of ONNX can say: a Gather lays them out, and the shorter ones
-    take a row of zeros that is padded to the data.
+    They overlap and differ in length, which no pooling of ONNX can say.
 
     Returns:
         The sums, and the length of each window.
@@ -186,8 +186,4 @@ def _sum_windows(data: str, axis: int, size: int, count: int, w: OnnxWriter) -> 
     lengths = ends - starts
     offsets = np.arange(lengths.max())
     places = np.where(offsets < lengths[:, None], starts[:, None] + offsets, size)
-    if places.max() == size:
-        ends_of_pad = [int(i == axis) for i in range(4)]
-        data = w.pad(data, [0] * 4, ends_of_pad)
-    windows = w.node("Gather", [data, w.constant(places)], axis=axis)
-    return w.reduce("ReduceSum", windows, [axis + 1], keepdims=False), lengths
+    return sum_places(data, (4, axis), size, places, w), lengths
