@@ -57,6 +57,16 @@ def _check_convolution(params: ConvolutionParameters, node: NodeInfo) -> Optiona
     return check_weights(node, (1, 2), ("weight", "bias"))
 
 
+def _check_old_convolution(params: ConvolutionParameters, node: NodeInfo) -> Optional[str]:
+    # It takes the layout and then reads the data with channels first.
+    if is_channels_last(params.layout):
+        return reason("layout", found=params.layout, required="channels first")
+    # MXNet does not see that a dilated kernel is larger than the image, and reads beyond it.
+    if any(d > 1 for d in params.dilate):
+        return reason("dilate", found=params.dilate, required=1)
+    return _check_convolution(params, node)
+
+
 def _convolve(op_type: str, layout: Optional[str], inputs: Sequence[str], w: OnnxWriter, **attributes: Any) -> str:
     """Writes a Conv or ConvTranspose, between transpositions where the channels are last."""
     if not is_channels_last(layout):
@@ -67,6 +77,7 @@ def _convolve(op_type: str, layout: Optional[str], inputs: Sequence[str], w: Onn
     return channels_last(result, ndim, w)
 
 
+@operator("Convolution_v1", parameters=ConvolutionParameters, check=_check_old_convolution, weights=(1, 2))
 @operator("Convolution", parameters=ConvolutionParameters, check=_check_convolution, weights=(1, 2))
 def _convolution(params: ConvolutionParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(params.kernel)

@@ -26,14 +26,21 @@ class BatchNormParameters(Parameters):
 
 
 @dataclass(frozen=True)
-class SyncBatchNormParameters(Parameters):
-    """Parameters of _contrib_SyncBatchNorm. At inference nothing is synchronized and `key` means nothing."""
+class BatchNormV1Parameters(Parameters):
+    """Parameters of BatchNorm_v1, which has the channels second."""
 
-    IGNORED = Parameters.IGNORED | {"momentum", "use_global_stats", "ndev", "key"}
+    IGNORED = Parameters.IGNORED | {"momentum", "use_global_stats"}
 
     eps: float = 0.00100000005
     fix_gamma: bool = True
     output_mean_var: bool = False
+
+
+@dataclass(frozen=True)
+class SyncBatchNormParameters(BatchNormV1Parameters):
+    """Parameters of _contrib_SyncBatchNorm. At inference nothing is synchronized and `key` means nothing."""
+
+    IGNORED = BatchNormV1Parameters.IGNORED | {"ndev", "key"}
 
 
 def _check_statistics(fix_gamma: bool, node: NodeInfo) -> Optional[str]:
@@ -49,7 +56,7 @@ def _check_batch_norm(params: BatchNormParameters, node: NodeInfo) -> Optional[s
     return _check_statistics(params.fix_gamma, node)
 
 
-def _check_sync_batch_norm(params: SyncBatchNormParameters, node: NodeInfo) -> Optional[str]:
+def _check_batch_norm_v1(params: BatchNormV1Parameters, node: NodeInfo) -> Optional[str]:
     # MXNet leaves both outputs as they were.
     if params.output_mean_var:
         return reason("output_mean_var", found=True, required=False)
@@ -67,7 +74,7 @@ def _check_batch_norm_relu(params: BatchNormParameters, node: NodeInfo) -> Optio
 
 
 def _normalize(
-    params: Union[BatchNormParameters, SyncBatchNormParameters],
+    params: Union[BatchNormParameters, BatchNormV1Parameters],
     axis: int,
     node: NodeInfo,
     inputs: Sequence[str],
@@ -106,14 +113,21 @@ def _batch_norm(params: BatchNormParameters, node: NodeInfo, inputs: Sequence[st
 
 
 @operator(
-    "_contrib_SyncBatchNorm",
-    parameters=SyncBatchNormParameters,
-    check=_check_sync_batch_norm,
+    "BatchNorm_v1",
+    parameters=BatchNormV1Parameters,
+    check=_check_batch_norm_v1,
     weights=(1, 2, 3, 4),
     dtypes=FLOAT32,
 )
-def _sync_batch_norm(
-    params: SyncBatchNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
+@operator(
+    "_contrib_SyncBatchNorm",
+    parameters=SyncBatchNormParameters,
+    check=_check_batch_norm_v1,
+    weights=(1, 2, 3, 4),
+    dtypes=FLOAT32,
+)
+def _batch_norm_v1(
+    params: BatchNormV1Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
     return [_normalize(params, 1, node, inputs, w)]
 

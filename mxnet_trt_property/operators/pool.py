@@ -146,6 +146,50 @@ def _counted(
 
 
 @dataclass(frozen=True)
+class PoolingV1Parameters(Parameters):
+    """Parameters of Pooling_v1, which MXNet has for two spatial axes."""
+
+    kernel: tuple[int, ...] = ()
+    pool_type: str = "max"
+    global_pool: bool = False
+    pooling_convention: str = "valid"
+    stride: tuple[int, ...] = ()
+    pad: tuple[int, ...] = ()
+
+
+def _check_pooling_v1(params: PoolingV1Parameters, node: NodeInfo) -> Optional[str]:
+    return _check_pooling(_newer(params), node)
+
+
+def _newer(params: PoolingV1Parameters) -> PoolingParameters:
+    return PoolingParameters(**vars(params))
+
+
+@operator("Pooling_v1", parameters=PoolingV1Parameters, check=_check_pooling_v1)
+def _pooling_v1(params: PoolingV1Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    """Pools with padding by zeros whatever is pooled, and divides by the whole kernel what is averaged."""
+    dtype = dtype_of(node.inputs[0])
+    if params.global_pool:
+        return [_global(params.pool_type, 4, inputs[0], w)]
+    if params.pool_type == "max":
+        pooled = _windows("max", _newer(params), node, inputs[0], w)
+        # A window that reaches into the pad holds a zero.
+        return [w.node("Max", [pooled, w.constant(_least(params, node).astype(dtype))]) if any(params.pad) else pooled]
+    total = _windows("sum", _newer(params), node, inputs[0], w)
+    return [w.node("Div", [total, w.scalar(prod(params.kernel), dtype)]) if params.pool_type == "avg" else total]
+
+
+def _least(params: PoolingV1Parameters, node: NodeInfo) -> np.ndarray[Any, Any]:
+    """Returns 0 for each window that reaches into the pad, else minus infinity."""
+    sizes, counts = shape_of(node.inputs[0])[2:], shape_of(node.outputs[0])[2:]
+    is_whole = np.ones((1, 1), bool)
+    for k, s, p, x, n in zip(params.kernel, spread(params.stride, 1, 2), spread(params.pad, 0, 2), sizes, counts):
+        starts = np.arange(n) * s - p
+        is_whole = is_whole[..., None] & ((starts >= 0) & ((starts + k <= x) | (p == 0)))
+    return np.where(is_whole, -np.inf, 0.0)
+
+
+@dataclass(frozen=True)
 class AdaptiveAvgPooling2DParameters(Parameters):
     """Parameters of _contrib_AdaptiveAvgPooling2D; an empty `output_size` is (1, 1)."""
 

@@ -23,6 +23,10 @@ def _deconv(**parameters):
     return lambda: S.Deconvolution(X, name="op", **parameters)
 
 
+def _old(**parameters):
+    return lambda: S.Convolution_v1(X, name="op", **parameters)
+
+
 IMAGE = {"x": (2, 4, 9, 11)}
 
 ACCEPTED = [
@@ -120,7 +124,34 @@ ACCEPTED += [
     ]
 ]
 
+ACCEPTED += [
+    Row("Convolution_v1", name, _old(**parameters), shapes, 1e-5, 1e-5)
+    for name, parameters, shapes in [
+        ("2d", {"kernel": (3, 2), "num_filter": 6, "stride": (2, 1), "pad": (1, 2)}, IMAGE),
+        (
+            "groups",
+            {"kernel": (3, 3), "num_filter": 4, "num_group": 2, "dilate": (1, 1), "no_bias": True},
+            IMAGE,
+        ),
+        ("one_pixel", {"kernel": (3, 3), "num_filter": 2, "pad": (1, 1)}, {"x": (1, 1, 1, 1)}),
+    ]
+]
+
 REFUSED = [
+    Refusal(
+        "Convolution_v1",
+        "nhwc",
+        _old(kernel=(3, 3), num_filter=3, layout="NHWC"),
+        {},
+        "layout: found NHWC, required channels first",
+    ),
+    Refusal(
+        "Convolution_v1",
+        "dilated",
+        _old(kernel=(3, 3), num_filter=3, dilate=(1, 2)),
+        IMAGE,
+        "dilate: found (1, 2), required 1",
+    ),
     Refusal(
         "Convolution",
         "computed_weight",
@@ -196,7 +227,7 @@ def test_channels_last(ndim: int, operator: str, parameters: dict[str, object]) 
 
 @st.composite
 def _random(draw: DrawFn, operator: str) -> Row:
-    ndim = draw(st.integers(1, 3))
+    ndim = 2 if operator == "Convolution_v1" else draw(st.integers(1, 3))
 
     def axes(low: int, high: int) -> SearchStrategy[tuple[int, ...]]:
         return st.just(()) | st.tuples(*[st.integers(low, high)] * ndim)
@@ -216,9 +247,17 @@ def _random(draw: DrawFn, operator: str) -> Row:
         highest = min(*(parameters["stride"] or (1,)), *(parameters["dilate"] or (1,))) - 1
         parameters["adj"] = draw(axes(0, highest))
         parameters["target_shape"] = draw(st.just(()) | st.just(()) | axes(5, 9))
-    shape = (draw(st.integers(1, 2)), group * draw(st.integers(1, 2)), *draw(st.tuples(*[st.integers(2, 6)] * ndim)))
-    build = _conv(**parameters) if operator == "Convolution" else _deconv(**parameters)
+    # What is larger than the image is rejected, but by the old one, which reads beyond it.
+    smallest = 5 if operator == "Convolution_v1" else 2
+    shape = (
+        draw(st.integers(1, 2)),
+        group * draw(st.integers(1, 2)),
+        *draw(st.tuples(*[st.integers(smallest, 7)] * ndim)),
+    )
+    build = {"Convolution": _conv, "Convolution_v1": _old, "Deconvolution": _deconv}[operator](**parameters)
     return Row(operator, f"{parameters}", build, {"x": shape}, 1e-5, 1e-5)
 
 
-STRATEGIES: dict[str, SearchStrategy[Row]] = {name: _random(name) for name in ("Convolution", "Deconvolution")}
+STRATEGIES: dict[str, SearchStrategy[Row]] = {
+    name: _random(name) for name in ("Convolution", "Convolution_v1", "Deconvolution")
+}

@@ -60,6 +60,8 @@ ACCEPTED += [
         1e-2,
         {"x": "float16"},
     ),
+    Row("BatchNorm_v1", "default", _op("BatchNorm_v1"), IMAGE, 1e-5, 1e-5),
+    Row("BatchNorm_v1", "gamma", _op("BatchNorm_v1", fix_gamma=False, eps=1e-5), {"x": (3, 4)}, 1e-5, 1e-5),
     Row("_contrib_SyncBatchNorm", "default", _contrib("SyncBatchNorm", key="k"), IMAGE, 1e-5, 1e-5),
     Row(
         "_contrib_SyncBatchNorm",
@@ -105,6 +107,13 @@ REFUSED = [
     ),
     Refusal("BatchNorm", "axis_of_unknown", _op("BatchNorm", axis=-1), {}, "axis -1: found an unknown shape"),
     Refusal("LayerNorm", "axis_of_unknown", _op("LayerNorm", axis=1), {}, "axis 1: found an unknown shape"),
+    Refusal(
+        "BatchNorm_v1",
+        "mean_var",
+        _op("BatchNorm_v1", output_mean_var=True),
+        IMAGE,
+        "output_mean_var: found True, required False",
+    ),
     Refusal(
         "_contrib_SyncBatchNorm",
         "mean_var",
@@ -181,12 +190,14 @@ EPS = st.sampled_from([1e-5, 1e-3, 0.1])
 def _random_batch_norm(draw: DrawFn, operator: str) -> Row:
     is_relu = operator == "_contrib_BatchNormWithReLU"
     # MXNet's CPU build has the fused one for images only.
-    shape = draw(_shapes(4, 4) if is_relu else _shapes(2, 5))
+    shape = draw(_shapes(4, 4) if is_relu or operator == "BatchNorm_v1" else _shapes(2, 5))
     parameters = {name: draw(st.booleans()) for name in ("fix_gamma", "use_global_stats", "output_mean_var")}
     parameters["eps"] = draw(EPS)
-    if operator == "_contrib_SyncBatchNorm":
+    if operator in ("_contrib_SyncBatchNorm", "BatchNorm_v1"):
         # MXNet never writes the statistics that it gives out.
-        parameters.update(key="k", output_mean_var=False)
+        parameters["output_mean_var"] = False
+        if operator == "_contrib_SyncBatchNorm":
+            parameters["key"] = "k"
     else:
         parameters["axis"] = 1 if is_relu else draw(st.integers(-len(shape), len(shape) - 1))
     name = operator.replace("_contrib_", "")
@@ -224,7 +235,10 @@ def _random_other(draw: DrawFn, operator: str) -> Row:
 
 
 STRATEGIES: dict[str, SearchStrategy[Row]] = {
-    **{n: _random_batch_norm(n) for n in ("BatchNorm", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU")},
+    **{
+        n: _random_batch_norm(n)
+        for n in ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU")
+    },
     "LayerNorm": _random_layer_norm(),
     "GroupNorm": _random_group_norm(),
     **{name: _random_other(name) for name in ("InstanceNorm", "L2Normalization", "LRN")},

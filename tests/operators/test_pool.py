@@ -18,6 +18,10 @@ def _pool(**parameters):
     return lambda: S.Pooling(X, name="op", **parameters)
 
 
+def _old(**parameters):
+    return lambda: S.Pooling_v1(X, name="op", **parameters)
+
+
 def _adaptive(**parameters):
     return lambda: S.contrib.AdaptiveAvgPooling2D(X, name="op", **parameters)
 
@@ -150,7 +154,26 @@ ACCEPTED += [
     ),
 ]
 
+ACCEPTED += [
+    Row("Pooling_v1", f"{kind}_{name}", _old(pool_type=kind, **parameters), IMAGE, 1e-5, 1e-6)
+    for kind in ("max", "avg", "sum")
+    for name, parameters in [
+        ("2d", {"kernel": (3, 2), "stride": (2, 3)}),
+        ("stride_pad", {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1)}),
+        ("full", FULL),
+        ("full_pad", {**FULL, "pad": (1, 2)}),
+        ("global", {"kernel": (2, 2), "pad": (1, 1), "global_pool": True}),
+    ]
+]
+
 REFUSED = [
+    Refusal(
+        "Pooling_v1",
+        "wide_pad",
+        _old(kernel=(2, 2), pad=(2, 1)),
+        {},
+        "pad: found (2, 1), required less than the kernel",
+    ),
     Refusal("Pooling", "lp_4", _pool(kernel=(2, 2), pool_type="lp", p_value=4), {}, "p_value: found 4, required 1, 2"),
     Refusal(
         "Pooling",
@@ -218,7 +241,25 @@ def _random_adaptive(draw: DrawFn) -> Row:
     return Row("_contrib_AdaptiveAvgPooling2D", f"{size}", _adaptive(output_size=size), {"x": shape}, 1e-5, 1e-5)
 
 
+@st.composite
+def _random_old(draw: DrawFn) -> Row:
+    def pair(low: int, high: int) -> SearchStrategy[tuple[int, ...]]:
+        return st.tuples(st.integers(low, high), st.integers(low, high))
+
+    parameters = {
+        "kernel": draw(pair(1, 4)),
+        "pool_type": draw(st.sampled_from(["max", "avg", "sum"])),
+        "global_pool": draw(st.integers(0, 4)) == 0,
+        "pooling_convention": draw(st.sampled_from(["valid", "full"])),
+        "stride": draw(st.just(()) | pair(1, 4)),
+        "pad": draw(st.just(()) | pair(0, 3)),
+    }
+    shape = draw(st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(2, 8)] * 2))
+    return Row("Pooling_v1", f"{parameters}", _old(**parameters), {"x": shape}, 1e-5, 1e-5)
+
+
 STRATEGIES: dict[str, SearchStrategy[Row]] = {
     "Pooling": _random_pooling(),
+    "Pooling_v1": _random_old(),
     "_contrib_AdaptiveAvgPooling2D": _random_adaptive(),
 }
