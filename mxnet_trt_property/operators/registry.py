@@ -160,7 +160,7 @@ class Operator:
             names = " or ".join(d.name for d in self.dtypes)
             return reason(f"dtype of input {slot}", found=tensor.dtype.name, required=names)
         if all(tensor.shape is not None for tensor in node.inputs) and any(t.shape is None for t in node.outputs):
-            return reason("shape of the output", found="an axis of size 0", required="at least one element")
+            return reason("shape of the output", found="unknown, or an axis of size 0", required="elements to compute")
         return self.check(params, node)
 
 
