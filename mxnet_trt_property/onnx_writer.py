@@ -7,7 +7,7 @@ ONNX nodes in its messages, a user knows only the names of MXNet's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -102,6 +102,40 @@ class OnnxWriter:
     def ints(self, values: Sequence[int]) -> str:
         """Adds a constant of int64: axes, shapes, pads and the like."""
         return self.constant(np.array(list(values), dtype=np.int64))
+
+    def loop(self, count: int, state: str, shape: Sequence[int], body: Callable[[str, str], str]) -> str:
+        """Writes a loop of `count` steps over one float32 tensor and returns the tensor after the last one.
+
+        Args:
+            count: The number of steps.
+            state: The tensor before the first step.
+            shape: Its shape, which every step keeps.
+            body: `body(step, state)` writes one step: it gets the names of the step's number, an int64 scalar, and of
+                the tensor, and returns the name of the new tensor. Besides these it may read constants, and values
+                that the same entry wrote.
+        """
+        number, carried, ongoing = (self._unique(f"Loop:{part}") for part in ("step", "state", "ongoing"))
+        outer, self._nodes = self._nodes, []
+        try:
+            result = body(number, carried)
+            onward = self.node("Identity", [ongoing])
+            graph = helper.make_graph(
+                self._nodes,
+                self._unique("Loop:body"),
+                [
+                    helper.make_tensor_value_info(number, onnx.TensorProto.INT64, ()),
+                    helper.make_tensor_value_info(ongoing, onnx.TensorProto.BOOL, ()),
+                    helper.make_tensor_value_info(carried, onnx.TensorProto.FLOAT, tuple(shape)),
+                ],
+                [
+                    helper.make_tensor_value_info(onward, onnx.TensorProto.BOOL, ()),
+                    helper.make_tensor_value_info(result, onnx.TensorProto.FLOAT, tuple(shape)),
+                ],
+            )
+        finally:
+            self._nodes = outer
+        steps, condition = self.constant(np.array(count, np.int64)), self.constant(np.array(True))
+        return self.node("Loop", [steps, condition, state], body=graph)
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Converts to another dtype."""

@@ -8,19 +8,33 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.graph import Tensor
+from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.registry import NodeInfo, reason
 
 FLOAT32 = (np.dtype("float32"),)
 INTS = (np.dtype("int32"), np.dtype("int64"))
 
-CHANNELS_FIRST = ("None", "NCW", "NCHW", "NCDHW")
+CHANNELS_LAST = ("NWC", "NHWC", "NDHWC")
 
 
-def check_layout(layout: Optional[str]) -> Optional[str]:
-    """Returns why a layout is refused: ONNX has channels first only, and so have the weights."""
-    if str(layout) in CHANNELS_FIRST:
-        return None
-    return reason("layout", found=layout, required=" or ".join(CHANNELS_FIRST))
+def is_channels_last(layout: Optional[str]) -> bool:
+    """Whether the channels are the last axis; ONNX has them second, and so has MXNet without a layout."""
+    return layout in CHANNELS_LAST
+
+
+def spatial_sizes(shape: Sequence[int], layout: Optional[str]) -> Sequence[int]:
+    """Returns the sizes of all axes but batch and channels."""
+    return shape[1:-1] if is_channels_last(layout) else shape[2:]
+
+
+def channels_first(name: str, ndim: int, w: OnnxWriter) -> str:
+    """Moves the last of `ndim` axes to the second place."""
+    return w.transpose(name, [0, ndim - 1, *range(1, ndim - 1)])
+
+
+def channels_last(name: str, ndim: int, w: OnnxWriter) -> str:
+    """Moves the second of `ndim` axes to the end: the inverse of `channels_first`."""
+    return w.transpose(name, [0, *range(2, ndim), 1])
 
 
 def check_weights(node: NodeInfo, slots: Sequence[int], names: Sequence[str]) -> Optional[str]:
@@ -70,3 +84,23 @@ def free_batch(shape: Sequence[int], source: Sequence[int]) -> list[int]:
     if len(target) > 1 and source and target[0] == source[0]:
         target[0] = 0
     return target
+
+
+def sum_places(data: str, axis: tuple[int, int], size: int, places: np.ndarray[Any, Any], w: OnnxWriter) -> str:
+    """Returns for each row of `places` the sum of these elements of one axis.
+
+    A product with a matrix of zeros and ones would say the same, but for what is infinite or not a number.
+
+    Args:
+        data: The tensor.
+        axis: The number of its axes, and the one to sum over.
+        size: The size of that axis.
+        places: Integers (sums, most summands); `size` stands for no element.
+        w: The writer.
+    """
+    ndim, summed = axis
+    if (places == size).any():
+        data = w.pad(data, [0] * ndim, [int(i == summed) for i in range(ndim)])
+    return w.reduce(
+        "ReduceSum", w.node("Gather", [data, w.constant(places)], axis=summed), [summed + 1], keepdims=False
+    )

@@ -1,17 +1,25 @@
 """Convolution and deconvolution over one, two or three spatial axes.
 
-Weights have ONNX's layout already: (filters, channels / groups, ...) for Convolution and
-(channels, filters / groups, ...) for Deconvolution.
+With channels first weights have ONNX's layout already: (filters, channels / groups, ...) for Convolution and
+(channels, filters / groups, ...) for Deconvolution. With channels last MXNet puts the weight's second axis last, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import check_layout, check_weights, shape_of, spread
+from mxnet_trt_property.operators.common import (
+    channels_first,
+    channels_last,
+    check_weights,
+    is_channels_last,
+    shape_of,
+    spatial_sizes,
+    spread,
+)
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -46,17 +54,38 @@ class DeconvolutionParameters(Parameters):
 
 
 def _check_convolution(params: ConvolutionParameters, node: NodeInfo) -> Optional[str]:
-    if not 1 <= len(params.kernel) <= 3:
-        return reason("number of spatial axes", found=len(params.kernel), required="1, 2 or 3")
-    return check_layout(params.layout) or check_weights(node, (1, 2), ("weight", "bias"))
+    return check_weights(node, (1, 2), ("weight", "bias"))
 
 
+def _check_old_convolution(params: ConvolutionParameters, node: NodeInfo) -> Optional[str]:
+    # It takes the layout and then reads the data with channels first.
+    if is_channels_last(params.layout):
+        return reason("layout", found=params.layout, required="channels first")
+    # MXNet does not see that a dilated kernel is larger than the image, and reads beyond it.
+    if any(d > 1 for d in params.dilate):
+        return reason("dilate", found=params.dilate, required=1)
+    return _check_convolution(params, node)
+
+
+def _convolve(op_type: str, layout: Optional[str], inputs: Sequence[str], w: OnnxWriter, **attributes: Any) -> str:
+    """Writes a Conv or ConvTranspose, between transpositions where the channels are last."""
+    if not is_channels_last(layout):
+        return w.node(op_type, inputs, **attributes)
+    ndim = len(attributes["kernel_shape"]) + 2
+    data, weight, *bias = inputs
+    result = w.node(op_type, [channels_first(data, ndim, w), channels_first(weight, ndim, w), *bias], **attributes)
+    return channels_last(result, ndim, w)
+
+
+@operator("Convolution_v1", parameters=ConvolutionParameters, check=_check_old_convolution, weights=(1, 2))
 @operator("Convolution", parameters=ConvolutionParameters, check=_check_convolution, weights=(1, 2))
 def _convolution(params: ConvolutionParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(params.kernel)
-    name = w.node(
+    name = _convolve(
         "Conv",
+        params.layout,
         inputs,
+        w,
         kernel_shape=list(params.kernel),
         strides=spread(params.stride, 1, ndim),
         dilations=spread(params.dilate, 1, ndim),
@@ -68,8 +97,6 @@ def _convolution(params: ConvolutionParameters, node: NodeInfo, inputs: Sequence
 
 def _check_deconvolution(params: DeconvolutionParameters, node: NodeInfo) -> Optional[str]:
     ndim = len(params.kernel)
-    if not 1 <= ndim <= 3:
-        return reason("number of spatial axes", found=ndim, required="1, 2 or 3")
     if any(s > 1 for s in params.stride) and any(d > 1 for d in params.dilate):
         found = f"stride {params.stride} with dilate {params.dilate}"
         return reason("deconvolution", found=found, required="a stride or a dilation, as no TensorRT has both")
@@ -78,11 +105,11 @@ def _check_deconvolution(params: DeconvolutionParameters, node: NodeInfo) -> Opt
             return reason("target_shape", found=params.target_shape, required=f"empty, or {ndim} positive sizes")
         if node.inputs[0].shape is None:
             return needs_shape("target_shape")
-        pads, _ = _target_pads(params, node.inputs[0].shape[2:])
+        pads, _ = _target_pads(params, spatial_sizes(node.inputs[0].shape, params.layout))
         # oneDNN's deconvolution uses the given pad all the same, so only a pad that agrees means one thing.
         if any(params.pad) and list(params.pad) != pads:
             return reason("pad beside target_shape", found=params.pad, required=f"none or {tuple(pads)}")
-    return check_layout(params.layout) or check_weights(node, (1, 2), ("weight", "bias"))
+    return check_weights(node, (1, 2), ("weight", "bias"))
 
 
 def _target_pads(params: DeconvolutionParameters, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -109,10 +136,12 @@ def _deconvolution(
     pads, adj = spread(params.pad, 0, ndim), spread(params.adj, 0, ndim)
     if any(params.target_shape):
         # A target shape overrides adj.
-        pads, adj = _target_pads(params, shape_of(node.inputs[0])[2:])
-    name = w.node(
+        pads, adj = _target_pads(params, spatial_sizes(shape_of(node.inputs[0]), params.layout))
+    name = _convolve(
         "ConvTranspose",
+        params.layout,
         inputs,
+        w,
         kernel_shape=list(params.kernel),
         strides=strides,
         dilations=dilations,

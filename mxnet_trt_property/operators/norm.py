@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -25,28 +25,65 @@ class BatchNormParameters(Parameters):
     axis: int = 1
 
 
-def _check_mean_var(output_mean_var: bool) -> Optional[str]:
-    if output_mean_var:
-        return reason("output_mean_var", found=True, required=False)
-    return None
+@dataclass(frozen=True)
+class BatchNormV1Parameters(Parameters):
+    """Parameters of BatchNorm_v1, which has the channels second."""
+
+    IGNORED = Parameters.IGNORED | {"momentum", "use_global_stats"}
+
+    eps: float = 0.00100000005
+    fix_gamma: bool = True
+    output_mean_var: bool = False
+
+
+@dataclass(frozen=True)
+class SyncBatchNormParameters(BatchNormV1Parameters):
+    """Parameters of _contrib_SyncBatchNorm. At inference nothing is synchronized and `key` means nothing."""
+
+    IGNORED = BatchNormV1Parameters.IGNORED | {"ndev", "key"}
+
+
+def _check_statistics(fix_gamma: bool, node: NodeInfo) -> Optional[str]:
+    names = ("gamma", "beta", "moving_mean", "moving_var")
+    # A gamma that counts as 1 is not read, so it may be anything.
+    slots = range(2 if fix_gamma else 1, 5)
+    return check_weights(node, slots, names[slots[0] - 1 :])
 
 
 def _check_batch_norm(params: BatchNormParameters, node: NodeInfo) -> Optional[str]:
     if params.axis != 1 and node.inputs[0].shape is None:
         return needs_shape(f"axis {params.axis}")
-    names = ("gamma", "beta", "moving_mean", "moving_var")
-    # A gamma that counts as 1 is not read, so it may be anything.
-    slots = range(2 if params.fix_gamma else 1, 5)
-    return _check_mean_var(params.output_mean_var) or check_weights(node, slots, names[slots[0] - 1 :])
+    return _check_statistics(params.fix_gamma, node)
 
 
-@operator("BatchNorm", parameters=BatchNormParameters, check=_check_batch_norm, weights=(1, 2, 3, 4))
-def _batch_norm(params: BatchNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    data, gamma, beta, mean, var = inputs
+def _check_batch_norm_v1(params: BatchNormV1Parameters, node: NodeInfo) -> Optional[str]:
+    # MXNet leaves both outputs as they were.
+    if params.output_mean_var:
+        return reason("output_mean_var", found=True, required=False)
+    return _check_statistics(params.fix_gamma, node)
+
+
+def _check_batch_norm_relu(params: BatchNormParameters, node: NodeInfo) -> Optional[str]:
+    # No other runs on MXNet's CPU build, so nothing could show that a conversion is right.
+    if params.axis != 1:
+        return reason("axis", found=params.axis, required=1)
+    shape = node.inputs[0].shape
+    if shape is not None and len(shape) != 4:
+        return reason("number of axes", found=len(shape), required=4)
+    return _check_statistics(params.fix_gamma, node)
+
+
+def _normalize(
+    params: Union[BatchNormParameters, BatchNormV1Parameters],
+    axis: int,
+    node: NodeInfo,
+    inputs: Sequence[str],
+    w: OnnxWriter,
+) -> str:
+    data, gamma, *others = inputs
     if params.fix_gamma:
         gamma = w.constant(np.ones(shape_of(node.inputs[1]), dtype_of(node.inputs[1])))
     axes = list(range(len(shape_of(node.inputs[0]))))
-    axis = positive(params.axis, len(axes))
     # Swapping an axis with axis 1 is its own inverse.
     if axis != 1:
         axes[1], axes[axis] = axes[axis], axes[1]
@@ -55,10 +92,66 @@ def _batch_norm(params: BatchNormParameters, node: NodeInfo, inputs: Sequence[st
     dtype, inner = dtype_of(node.inputs[0]), dtype_of(node.inputs[1])
     if inner != dtype:
         data = w.cast(data, inner)
-    result = w.node("BatchNormalization", [data, gamma, beta, mean, var], epsilon=params.eps)
+    result = w.node("BatchNormalization", [data, gamma, *others], epsilon=params.eps)
     if inner != dtype:
         result = w.cast(result, dtype)
-    return [result if axis == 1 else w.transpose(result, axes)]
+    return result if axis == 1 else w.transpose(result, axes)
+
+
+def _statistics(params: BatchNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> list[str]:
+    """Returns the two outputs that output_mean_var adds: the mean, and 1 / sqrt(variance + eps)."""
+    if not params.output_mean_var:
+        return []
+    var = w.node("Add", [inputs[4], w.scalar(params.eps, dtype_of(node.inputs[4]))])
+    return [inputs[3], w.node("Reciprocal", [w.node("Sqrt", [var])])]
+
+
+@operator("BatchNorm", parameters=BatchNormParameters, check=_check_batch_norm, weights=(1, 2, 3, 4))
+def _batch_norm(params: BatchNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    axis = positive(params.axis, len(shape_of(node.inputs[0])))
+    return [_normalize(params, axis, node, inputs, w), *_statistics(params, node, inputs, w)]
+
+
+@operator(
+    "BatchNorm_v1",
+    parameters=BatchNormV1Parameters,
+    check=_check_batch_norm_v1,
+    weights=(1, 2, 3, 4),
+    dtypes=FLOAT32,
+)
+@operator(
+    "_contrib_SyncBatchNorm",
+    parameters=SyncBatchNormParameters,
+    check=_check_batch_norm_v1,
+    weights=(1, 2, 3, 4),
+    dtypes=FLOAT32,
+)
+def _batch_norm_v1(
+    params: BatchNormV1Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
+) -> Sequence[str]:
+    return [_normalize(params, 1, node, inputs, w)]
+
+
+@operator(
+    "_contrib_BatchNormWithReLU",
+    parameters=BatchNormParameters,
+    check=_check_batch_norm_relu,
+    weights=(1, 2, 3, 4),
+    dtypes=FLOAT32,
+)
+def _batch_norm_relu(
+    params: BatchNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
+) -> Sequence[str]:
+    result = w.node("Relu", [_normalize(params, params.axis, node, inputs, w)])
+    return [result, *_statistics(params, node, inputs, w)]
+
+
+def _moments(data: str, axis: int, eps: float, dtype: np.dtype[Any], w: OnnxWriter) -> list[str]:
+    """Returns mean and sqrt(variance + eps) over one axis, which stays with size 1."""
+    mean = w.reduce("ReduceMean", data, [axis], keepdims=True)
+    centered = w.node("Sub", [data, mean])
+    var = w.reduce("ReduceMean", w.node("Mul", [centered, centered]), [axis], keepdims=True)
+    return [mean, w.node("Sqrt", [w.node("Add", [var, w.scalar(eps, dtype)])])]
 
 
 @dataclass(frozen=True)
@@ -71,18 +164,25 @@ class LayerNormParameters(Parameters):
 
 
 def _check_layer_norm(params: LayerNormParameters, node: NodeInfo) -> Optional[str]:
-    if params.axis != -1:
-        shape = node.inputs[0].shape
-        if shape is None:
-            return needs_shape(f"axis {params.axis}")
-        if positive(params.axis, len(shape)) != len(shape) - 1:
-            return reason("axis", found=params.axis, required=f"the last one, -1 or {len(shape) - 1}")
-    return _check_mean_var(params.output_mean_var)
+    if params.axis != -1 and node.inputs[0].shape is None:
+        return needs_shape(f"axis {params.axis}")
+    return None
 
 
 @operator("LayerNorm", parameters=LayerNormParameters, check=_check_layer_norm, weights=(1, 2))
 def _layer_norm(params: LayerNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return [w.node("LayerNormalization", inputs, axis=-1, epsilon=params.eps)]
+    data, *others = inputs
+    axes = list(range(len(shape_of(node.inputs[0]))))
+    axis = positive(params.axis, len(axes))
+    # Swapping an axis with the last one is its own inverse.
+    axes[axis], axes[-1] = axes[-1], axes[axis]
+    is_last = axis == len(axes) - 1
+    last = data if is_last else w.transpose(data, axes)
+    result = w.node("LayerNormalization", [last, *others], axis=-1, epsilon=params.eps)
+    results = [result if is_last else w.transpose(result, axes)]
+    if params.output_mean_var:
+        results += _moments(data, axis, params.eps, dtype_of(node.inputs[0]), w)
+    return results
 
 
 @dataclass(frozen=True)
@@ -114,10 +214,10 @@ class GroupNormParameters(Parameters):
 
 
 def _check_group_norm(params: GroupNormParameters, node: NodeInfo) -> Optional[str]:
-    return _check_mean_var(params.output_mean_var) or check_weights(node, (1, 2), ("gamma", "beta"))
+    return check_weights(node, (1, 2), ("gamma", "beta"))
 
 
-@operator("GroupNorm", parameters=GroupNormParameters, check=_check_group_norm, weights=(1, 2), dtypes=FLOAT32)
+@operator("GroupNorm", parameters=GroupNormParameters, check=_check_group_norm, weights=(1, 2))
 def _group_norm(params: GroupNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     # MXNet's gamma and beta have one value a group, not a channel: with the groups as channels this is an
     # instance normalization.
@@ -125,7 +225,11 @@ def _group_norm(params: GroupNormParameters, node: NodeInfo, inputs: Sequence[st
     shape = shape_of(node.inputs[0])
     groups = w.reshape(data, (0, params.num_groups, -1))
     result = w.node("InstanceNormalization", [groups, gamma, beta], epsilon=params.eps)
-    return [w.reshape(result, free_batch(shape, shape))]
+    results = [w.reshape(result, free_batch(shape, shape))]
+    if params.output_mean_var:
+        moments = _moments(groups, 2, params.eps, dtype_of(node.inputs[0]), w)
+        results += [w.squeeze(moment, [2]) for moment in moments]
+    return results
 
 
 @dataclass(frozen=True)

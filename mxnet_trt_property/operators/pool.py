@@ -23,7 +23,16 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import check_layout, dtype_of, shape_of, spread
+from mxnet_trt_property.operators.common import (
+    channels_first,
+    channels_last,
+    dtype_of,
+    is_channels_last,
+    shape_of,
+    spatial_sizes,
+    spread,
+    sum_places,
+)
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -43,13 +52,10 @@ class PoolingParameters(Parameters):
 
 
 def _check_pooling(params: PoolingParameters, node: NodeInfo) -> Optional[str]:
-    refusal = check_layout(params.layout)
-    if refusal is None and params.pool_type == "lp" and params.p_value not in (1, 2):
-        refusal = reason("p_value", found=params.p_value, required="1 or 2")
-    if refusal is not None or params.global_pool:
-        return refusal
-    if not 1 <= len(params.kernel) <= 3:
-        return reason("number of spatial axes", found=len(params.kernel), required="1, 2 or 3")
+    if params.pool_type == "lp" and params.p_value not in (1, 2, 3):
+        return reason("p_value", found=params.p_value, required="1, 2 or 3")
+    if params.global_pool:
+        return None
     # 'same' runs on no CPU build of MXNet, so nothing could show that a conversion is right.
     if params.pooling_convention not in ("valid", "full"):
         return reason("pooling_convention", found=params.pooling_convention, required="valid or full")
@@ -58,19 +64,21 @@ def _check_pooling(params: PoolingParameters, node: NodeInfo) -> Optional[str]:
     if any(p >= k for p, k in zip(pads, params.kernel)):
         return reason("pad", found=tuple(pads), required=f"less than the kernel {params.kernel} on each axis")
     if params.pooling_convention == "full":
-        return _check_overhang(params.kernel, strides, pads, node.inputs[0].shape)
+        shape = node.inputs[0].shape
+        sizes = None if shape is None else spatial_sizes(shape, params.layout)
+        return _check_overhang(params.kernel, strides, pads, sizes)
     return None
 
 
 def _check_overhang(
-    kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], shape: Optional[tuple[int, ...]]
+    kernel: Sequence[int], strides: Sequence[int], pads: Sequence[int], sizes: Optional[Sequence[int]]
 ) -> Optional[str]:
     """Refuses a last window wholly outside the input: MXNet gives the lowest number there, ONNX -inf or NaN."""
     if all(s + p <= k for k, s, p in zip(kernel, strides, pads)):
         return None
-    if shape is None:
+    if sizes is None:
         return needs_shape("pooling_convention full with a stride that may step over the input's end")
-    for k, s, p, x in zip(kernel, strides, pads, shape[2:]):
+    for k, s, p, x in zip(kernel, strides, pads, sizes):
         last = -(-(x + 2 * p - k) // s) * s - p
         if last >= x:
             return reason("last window of pooling_convention full", found=f"start {last}", required=f"less than {x}")
@@ -79,25 +87,33 @@ def _check_overhang(
 
 @operator("Pooling", parameters=PoolingParameters, check=_check_pooling)
 def _pooling(params: PoolingParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    data = inputs[0]
-    is_square = params.pool_type == "lp" and params.p_value == 2
-    if is_square:
-        data = w.node("Mul", [data, data])
+    ndim = len(shape_of(node.inputs[0]))
+    data = channels_first(inputs[0], ndim, w) if is_channels_last(params.layout) else inputs[0]
+    exponent = params.p_value if params.pool_type == "lp" else 1
+    base = data
+    for _ in range(1, exponent or 1):
+        data = w.node("Mul", [data, base])
     kind = "sum" if params.pool_type == "lp" else params.pool_type
-    pooled = _global(kind, node, data, w) if params.global_pool else _windows(kind, params, node, data, w)
-    return [w.node("Sqrt", [pooled]) if is_square else pooled]
+    pooled = _global(kind, ndim, data, w) if params.global_pool else _windows(kind, params, node, data, w)
+    if exponent == 2:
+        pooled = w.node("Sqrt", [pooled])
+    elif exponent == 3:
+        third = w.scalar(1 / 3, dtype_of(node.inputs[0]))
+        # MXNet cubes values with their sign, and Pow has no root of a negative number.
+        pooled = w.node("Mul", [w.node("Sign", [pooled]), w.node("Pow", [w.node("Abs", [pooled]), third])])
+    return [channels_last(pooled, ndim, w) if is_channels_last(params.layout) else pooled]
 
 
-def _global(kind: str, node: NodeInfo, data: str, w: OnnxWriter) -> str:
+def _global(kind: str, ndim: int, data: str, w: OnnxWriter) -> str:
     if kind == "sum":
-        return w.reduce("ReduceSum", data, range(2, len(shape_of(node.inputs[0]))), keepdims=True)
+        return w.reduce("ReduceSum", data, range(2, ndim), keepdims=True)
     return w.node("GlobalMaxPool" if kind == "max" else "GlobalAveragePool", [data])
 
 
 def _windows(kind: str, params: PoolingParameters, node: NodeInfo, data: str, w: OnnxWriter) -> str:
     ndim = len(params.kernel)
     strides, pads = spread(params.stride, 1, ndim), spread(params.pad, 0, ndim)
-    sizes, counts = shape_of(node.inputs[0])[2:], shape_of(node.outputs[0])[2:]
+    sizes, counts = (spatial_sizes(shape_of(tensor), params.layout) for tensor in (node.inputs[0], node.outputs[0]))
     # How far the last window reaches beyond the input and its pad; negative where 'valid' drops a rest.
     reach = [(n - 1) * s + k - x - 2 * p for n, s, k, x, p in zip(counts, strides, params.kernel, sizes, pads)]
     overhang = [max(r, 0) for r in reach]
@@ -130,6 +146,50 @@ def _counted(
 
 
 @dataclass(frozen=True)
+class PoolingV1Parameters(Parameters):
+    """Parameters of Pooling_v1, which MXNet has for two spatial axes."""
+
+    kernel: tuple[int, ...] = ()
+    pool_type: str = "max"
+    global_pool: bool = False
+    pooling_convention: str = "valid"
+    stride: tuple[int, ...] = ()
+    pad: tuple[int, ...] = ()
+
+
+def _check_pooling_v1(params: PoolingV1Parameters, node: NodeInfo) -> Optional[str]:
+    return _check_pooling(_newer(params), node)
+
+
+def _newer(params: PoolingV1Parameters) -> PoolingParameters:
+    return PoolingParameters(**vars(params))
+
+
+@operator("Pooling_v1", parameters=PoolingV1Parameters, check=_check_pooling_v1)
+def _pooling_v1(params: PoolingV1Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    """Pools with padding by zeros whatever is pooled, and divides by the whole kernel what is averaged."""
+    dtype = dtype_of(node.inputs[0])
+    if params.global_pool:
+        return [_global(params.pool_type, 4, inputs[0], w)]
+    if params.pool_type == "max":
+        pooled = _windows("max", _newer(params), node, inputs[0], w)
+        # A window that reaches into the pad holds a zero.
+        return [w.node("Max", [pooled, w.constant(_least(params, node).astype(dtype))]) if any(params.pad) else pooled]
+    total = _windows("sum", _newer(params), node, inputs[0], w)
+    return [w.node("Div", [total, w.scalar(prod(params.kernel), dtype)]) if params.pool_type == "avg" else total]
+
+
+def _least(params: PoolingV1Parameters, node: NodeInfo) -> np.ndarray[Any, Any]:
+    """Returns 0 for each window that reaches into the pad, else minus infinity."""
+    sizes, counts = shape_of(node.inputs[0])[2:], shape_of(node.outputs[0])[2:]
+    is_whole = np.ones((1, 1), bool)
+    for k, s, p, x, n in zip(params.kernel, spread(params.stride, 1, 2), spread(params.pad, 0, 2), sizes, counts):
+        starts = np.arange(n) * s - p
+        is_whole = is_whole[..., None] & ((starts >= 0) & ((starts + k <= x) | (p == 0)))
+    return np.where(is_whole, -np.inf, 0.0)
+
+
+@dataclass(frozen=True)
 class AdaptiveAvgPooling2DParameters(Parameters):
     """Parameters of _contrib_AdaptiveAvgPooling2D; an empty `output_size` is (1, 1)."""
 
@@ -141,24 +201,33 @@ def _output_size(params: AdaptiveAvgPooling2DParameters) -> tuple[int, int]:
     return (size[0], size[-1])
 
 
-def _check_adaptive(params: AdaptiveAvgPooling2DParameters, node: NodeInfo) -> Optional[str]:
-    target, shape = _output_size(params), node.inputs[0].shape
-    if target == (1, 1):
-        return None
-    if shape is None:
-        return needs_shape("output_size")
-    # Windows of unequal size, which other ratios have, cannot be said in ONNX.
-    if any(size % count for size, count in zip(shape[2:], target)):
-        return reason("output_size", found=target, required=f"divisors of the input's size {shape[2:]}")
-    return None
-
-
-@operator("_contrib_AdaptiveAvgPooling2D", parameters=AdaptiveAvgPooling2DParameters, check=_check_adaptive)
+@operator("_contrib_AdaptiveAvgPooling2D", parameters=AdaptiveAvgPooling2DParameters)
 def _adaptive(
     params: AdaptiveAvgPooling2DParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
-    target = _output_size(params)
+    target, sizes = _output_size(params), shape_of(node.inputs[0])[2:]
     if target == (1, 1):
         return [w.node("GlobalAveragePool", inputs)]
-    window = [size // count for size, count in zip(shape_of(node.inputs[0])[2:], target)]
-    return [w.node("AveragePool", inputs, kernel_shape=window, strides=window)]
+    if not any(size % count for size, count in zip(sizes, target)):
+        window = [size // count for size, count in zip(sizes, target)]
+        return [w.node("AveragePool", inputs, kernel_shape=window, strides=window)]
+    rows, heights = _sum_windows(inputs[0], 2, sizes[0], target[0], w)
+    columns, widths = _sum_windows(rows, 3, sizes[1], target[1], w)
+    counts = heights[:, None] * widths[None, :]
+    return [w.node("Div", [columns, w.constant(counts.astype(dtype_of(node.inputs[0])))])]
+
+
+def _sum_windows(data: str, axis: int, size: int, count: int, w: OnnxWriter) -> tuple[str, np.ndarray[Any, Any]]:
+    """Sums `count` windows of one axis, window i from floor(i * size / count) to ceil((i + 1) * size / count).
+
+    They overlap and differ in length, which no pooling of ONNX can say.
+
+    Returns:
+        The sums, and the length of each window.
+    """
+    index = np.arange(count)
+    starts, ends = index * size // count, -(-(index + 1) * size // count)
+    lengths = ends - starts
+    offsets = np.arange(lengths.max())
+    places = np.where(offsets < lengths[:, None], starts[:, None] + offsets, size)
+    return sum_places(data, (4, axis), size, places, w), lengths

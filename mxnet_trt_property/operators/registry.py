@@ -35,8 +35,8 @@ class Parameters:
     """Base of all parameter records; an operator without parameters uses it as it is.
 
     Each field is named as in MXNet, with MXNet's default (a field without one is required). Supported
-    annotations: bool, int, float, str, `tuple[int, ...]`, `tuple[Optional[int], ...]`, and Optional of
-    these. Attributes that a record does not declare are refused unless listed in `IGNORED`: an attribute
+    annotations: bool, int, float, str, `tuple[int, ...]`, `tuple[float, ...]`, `tuple[Optional[int], ...]`, and
+    Optional of these. Attributes that a record does not declare are refused unless listed in `IGNORED`: an attribute
     that nobody reads must not change results.
     """
 
@@ -83,6 +83,8 @@ def _parse(owner: str, key: str, text: str, kind: Any) -> Any:
             return text
         value = ast.literal_eval(text)
         items = value if isinstance(value, (tuple, list)) else (value,)
+        if typing.get_args(kind)[0] is float:
+            return tuple(float(v) for v in items)
         # Only slice has a None inside a tuple; everywhere else int(None) is the TypeError that it should be.
         has_none = typing.get_origin(typing.get_args(kind)[0]) is Union
         return tuple(None if v is None and has_none else int(v) for v in items)
@@ -151,12 +153,14 @@ class Operator:
         return self.check is not _always
 
     def refusal(self, params: Parameters, node: NodeInfo) -> Optional[str]:
-        """Returns the reason why `node` cannot be taken, or None: the shared dtype rule, then `check`."""
+        """Returns the reason why `node` cannot be taken, or None: what is common to all entries, then `check`."""
         for slot, tensor in enumerate(node.inputs):
             if slot in self.ignored or tensor.dtype is None or tensor.dtype in self.dtypes:
                 continue
             names = " or ".join(d.name for d in self.dtypes)
             return reason(f"dtype of input {slot}", found=tensor.dtype.name, required=names)
+        if all(tensor.shape is not None for tensor in node.inputs) and any(t.shape is None for t in node.outputs):
+            return reason("shape of the output", found="unknown, or an axis of size 0", required="elements to compute")
         return self.check(params, node)
 
 

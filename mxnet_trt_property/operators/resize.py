@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from functools import reduce
 
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import shape_of
-from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
+from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,37 @@ class UpSamplingParameters(Parameters):
     multi_input_mode: str = "concat"
 
 
-def _check_upsampling(params: UpSamplingParameters, node: NodeInfo) -> Optional[str]:
-    if params.sample_type != "nearest" or params.num_args != 1:
-        found = f"{params.sample_type} with {params.num_args} inputs"
-        return reason("sampling", found=found, required="nearest with 1 input")
-    return None
-
-
-@operator("UpSampling", parameters=UpSamplingParameters, check=_check_upsampling)
+@operator("UpSampling", parameters=UpSamplingParameters)
 def _upsampling(params: UpSamplingParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    scales = w.constant(np.array([1, 1, params.scale, params.scale], dtype=np.float32))
+    if params.sample_type == "bilinear":
+        return [_learned_upsampling(params.scale, shape_of(node.inputs[0])[1], inputs, w)]
+    height = shape_of(node.outputs[0])[2]
+    parts = [_nearest(name, height // shape_of(tensor)[2], w) for name, tensor in zip(inputs, node.inputs)]
+    if len(parts) == 1:
+        return parts
+    if params.multi_input_mode == "sum":
+        return [reduce(lambda left, right: w.node("Add", [left, right]), parts)]
+    return [w.node("Concat", parts, axis=1)]
+
+
+def _nearest(name: str, scale: int, w: OnnxWriter) -> str:
+    scales = w.constant(np.array([1, 1, scale, scale], dtype=np.float32))
     # Output pixel i comes from input pixel floor(i / scale).
     attributes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return [w.node("Resize", [inputs[0], "", scales], **attributes)]
+    return w.node("Resize", [name, "", scales], **attributes)
+
+
+def _learned_upsampling(scale: int, channels: int, inputs: Sequence[str], w: OnnxWriter) -> str:
+    """Writes bilinear sampling as MXNet has it: a deconvolution of each channel by a weight that is an input."""
+    kernel, pad = 2 * scale - scale % 2, scale // 2
+    return w.node(
+        "ConvTranspose",
+        inputs,
+        kernel_shape=[kernel] * 2,
+        strides=[scale] * 2,
+        pads=[pad] * 4,
+        group=channels,
+    )
 
 
 @dataclass(frozen=True)
@@ -56,8 +74,9 @@ def _bilinear(
     before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if before == after:
         return [inputs[0]]
-    # In every mode MXNet samples by the ratio of the two sizes, never by the scale that was asked for.
-    mode = "align_corners" if params.align_corners else "half_pixel"
+    # In every mode MXNet samples by the ratio of the two sizes, never by the scale that was asked for. An output of
+    # one pixel is the first one of the input, which of all half pixel modes is only so in PyTorch's.
+    mode = "align_corners" if params.align_corners else "pytorch_half_pixel"
     resized = w.node("Resize", [inputs[0], "", "", w.ints(after)], mode="linear", coordinate_transformation_mode=mode)
     return [resized]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
 from tests.harness import Refusal, Row, assert_row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
@@ -12,6 +15,10 @@ X, Y = S.var("x"), S.var("y")
 
 def _op(operator, **parameters):
     return lambda: getattr(S, operator)(X, name="op", **parameters)
+
+
+def _contrib(operator, **parameters):
+    return lambda: getattr(S.contrib, operator)(X, name="op", **parameters)
 
 
 IMAGE = {"x": (2, 6, 5, 7)}
@@ -39,6 +46,50 @@ ACCEPTED = [
     Row("LRN", "strong", _op("LRN", nsize=3, alpha=0.5, beta=0.6, knorm=1.0), IMAGE, 1e-5, 1e-6),
 ]
 
+ACCEPTED += [
+    Row("BatchNorm", f"mean_var_axis_{axis}", _op("BatchNorm", output_mean_var=True, axis=axis), IMAGE, 1e-5, 1e-5)
+    for axis in (1, -1)
+]
+ACCEPTED += [
+    Row(
+        "BatchNorm",
+        "mean_var_float16",
+        _op("BatchNorm", fix_gamma=False, output_mean_var=True),
+        IMAGE,
+        1e-2,
+        1e-2,
+        {"x": "float16"},
+    ),
+    Row("BatchNorm_v1", "default", _op("BatchNorm_v1"), IMAGE, 1e-5, 1e-5),
+    Row("BatchNorm_v1", "gamma", _op("BatchNorm_v1", fix_gamma=False, eps=1e-5), {"x": (3, 4)}, 1e-5, 1e-5),
+    Row("_contrib_SyncBatchNorm", "default", _contrib("SyncBatchNorm", key="k"), IMAGE, 1e-5, 1e-5),
+    Row(
+        "_contrib_SyncBatchNorm",
+        "gamma",
+        _contrib("SyncBatchNorm", key="k", ndev=4, fix_gamma=False, eps=1e-5),
+        {"x": (3, 4, 1, 1)},
+        1e-5,
+        1e-5,
+    ),
+    Row("_contrib_BatchNormWithReLU", "default", _contrib("BatchNormWithReLU"), IMAGE, 1e-5, 1e-5),
+    Row(
+        "_contrib_BatchNormWithReLU",
+        "mean_var",
+        _contrib("BatchNormWithReLU", fix_gamma=False, output_mean_var=True),
+        IMAGE,
+        1e-5,
+        1e-5,
+    ),
+    Row("LayerNorm", "axis_1", _op("LayerNorm", axis=1), {"x": (2, 3, 8)}, 1e-5, 1e-5),
+    Row("LayerNorm", "axis_0", _op("LayerNorm", axis=-3, eps=0.1), {"x": (2, 3, 8)}, 1e-5, 1e-5),
+    Row("LayerNorm", "mean_var", _op("LayerNorm", output_mean_var=True), {"x": (2, 3, 8)}, 1e-5, 1e-5),
+    Row("LayerNorm", "mean_var_axis_1", _op("LayerNorm", axis=1, output_mean_var=True), IMAGE, 1e-5, 1e-5),
+    Row("LayerNorm", "float16", _op("LayerNorm", axis=1), IMAGE, 1e-2, 1e-2, {"x": "float16"}),
+    Row("GroupNorm", "float16", _op("GroupNorm", num_groups=2), IMAGE, 1e-2, 1e-2, {"x": "float16"}),
+    Row("GroupNorm", "mean_var", _op("GroupNorm", num_groups=2, output_mean_var=True), IMAGE, 1e-5, 1e-5),
+    Row("GroupNorm", "one_group_3d", _op("GroupNorm", eps=0.1), {"x": (1, 3, 4)}, 1e-5, 1e-5),
+]
+
 REFUSED = [
     Refusal(
         "BatchNorm",
@@ -54,15 +105,39 @@ REFUSED = [
         IMAGE,
         "gamma: found a value that changes",
     ),
+    Refusal("BatchNorm", "axis_of_unknown", _op("BatchNorm", axis=-1), {}, "axis -1: found an unknown shape"),
+    Refusal("LayerNorm", "axis_of_unknown", _op("LayerNorm", axis=1), {}, "axis 1: found an unknown shape"),
     Refusal(
-        "BatchNorm",
+        "BatchNorm_v1",
         "mean_var",
-        _op("BatchNorm", output_mean_var=True),
+        _op("BatchNorm_v1", output_mean_var=True),
         IMAGE,
         "output_mean_var: found True, required False",
     ),
-    Refusal("BatchNorm", "axis_of_unknown", _op("BatchNorm", axis=-1), {}, "axis -1: found an unknown shape"),
-    Refusal("LayerNorm", "axis_1", _op("LayerNorm", axis=1), {"x": (2, 3, 8)}, "axis: found 1, required the last one"),
+    Refusal(
+        "_contrib_SyncBatchNorm",
+        "mean_var",
+        _contrib("SyncBatchNorm", key="k", output_mean_var=True),
+        IMAGE,
+        "output_mean_var: found True, required False",
+    ),
+    Refusal(
+        "_contrib_SyncBatchNorm",
+        "computed_beta",
+        lambda: S.contrib.SyncBatchNorm(X, beta=Y, key="k", name="op"),
+        IMAGE,
+        "beta: found a value that changes",
+    ),
+    Refusal(
+        "_contrib_BatchNormWithReLU", "axis", _contrib("BatchNormWithReLU", axis=3), IMAGE, "axis: found 3, required 1"
+    ),
+    Refusal(
+        "_contrib_BatchNormWithReLU",
+        "3d",
+        _contrib("BatchNormWithReLU"),
+        {"x": (2, 6, 5)},
+        "number of axes: found 3, required 4",
+    ),
     Refusal(
         "InstanceNorm",
         "computed_gamma",
@@ -70,7 +145,13 @@ REFUSED = [
         IMAGE,
         "gamma: found a value that changes",
     ),
-    Refusal("GroupNorm", "mean_var", _op("GroupNorm", output_mean_var=True), IMAGE, "output_mean_var: found True"),
+    Refusal(
+        "GroupNorm",
+        "computed_gamma",
+        lambda: S.GroupNorm(X, Y, num_groups=2, name="op"),
+        IMAGE,
+        "gamma: found a value that changes",
+    ),
     Refusal(
         "L2Normalization",
         "few_axes",
@@ -93,3 +174,72 @@ REFUSED = [
 def test_fixed_gamma_is_not_read() -> None:
     """With fix_gamma whatever gamma holds counts as 1, and may even be fed."""
     assert_row(Row("BatchNorm", "fed_gamma", lambda: S.BatchNorm(X, Y, name="op"), {**IMAGE, "y": (6,)}, 1e-5, 1e-5))
+
+
+SIZES = st.integers(1, 5)
+
+
+def _shapes(low: int, high: int) -> SearchStrategy[tuple[int, ...]]:
+    return st.integers(low, high).flatmap(lambda ndim: st.tuples(*[SIZES] * ndim))
+
+
+EPS = st.sampled_from([1e-5, 1e-3, 0.1])
+
+
+@st.composite
+def _random_batch_norm(draw: DrawFn, operator: str) -> Row:
+    is_relu = operator == "_contrib_BatchNormWithReLU"
+    # MXNet's CPU build has the fused one for images only.
+    shape = draw(_shapes(4, 4) if is_relu or operator == "BatchNorm_v1" else _shapes(2, 5))
+    parameters = {name: draw(st.booleans()) for name in ("fix_gamma", "use_global_stats", "output_mean_var")}
+    parameters["eps"] = draw(EPS)
+    if operator in ("_contrib_SyncBatchNorm", "BatchNorm_v1"):
+        # MXNet never writes the statistics that it gives out.
+        parameters["output_mean_var"] = False
+        if operator == "_contrib_SyncBatchNorm":
+            parameters["key"] = "k"
+    else:
+        parameters["axis"] = 1 if is_relu else draw(st.integers(-len(shape), len(shape) - 1))
+    name = operator.replace("_contrib_", "")
+    build = _op(name, **parameters) if name == operator else _contrib(name, **parameters)
+    return Row(operator, f"{parameters}", build, {"x": shape}, 1e-5, 1e-5)
+
+
+@st.composite
+def _random_layer_norm(draw: DrawFn) -> Row:
+    shape = draw(_shapes(1, 5))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    parameters = {"axis": axis, "eps": draw(EPS), "output_mean_var": draw(st.booleans())}
+    return Row("LayerNorm", f"{parameters}", _op("LayerNorm", **parameters), {"x": shape}, 1e-4, 1e-4)
+
+
+@st.composite
+def _random_group_norm(draw: DrawFn) -> Row:
+    groups, shape = draw(st.integers(1, 3)), draw(_shapes(3, 5))
+    shape = (shape[0], groups * shape[1], *shape[2:])
+    parameters = {"num_groups": groups, "eps": draw(EPS), "output_mean_var": draw(st.booleans())}
+    return Row("GroupNorm", f"{parameters}", _op("GroupNorm", **parameters), {"x": shape}, 1e-4, 1e-4)
+
+
+@st.composite
+def _random_other(draw: DrawFn, operator: str) -> Row:
+    lowest = {"LRN": 4, "InstanceNorm": 3, "L2Normalization": 1}[operator]
+    shape = draw(_shapes(lowest, 4 if operator == "LRN" else 5))
+    if operator == "LRN":
+        parameters = {"nsize": draw(st.integers(1, 7)), "alpha": draw(EPS), "beta": 0.75, "knorm": draw(EPS) + 1}
+    else:
+        parameters = {"eps": draw(EPS)}
+    if operator == "L2Normalization":
+        parameters["mode"] = draw(st.sampled_from(["instance", "channel", "spatial"]))
+    return Row(operator, f"{parameters}", _op(operator, **parameters), {"x": shape}, 1e-4, 1e-4)
+
+
+STRATEGIES: dict[str, SearchStrategy[Row]] = {
+    **{
+        n: _random_batch_norm(n)
+        for n in ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU")
+    },
+    "LayerNorm": _random_layer_norm(),
+    "GroupNorm": _random_group_norm(),
+    **{name: _random_other(name) for name in ("InstanceNorm", "L2Normalization", "LRN")},
+}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
@@ -12,6 +16,14 @@ X = S.var("x")
 
 def _pool(**parameters):
     return lambda: S.Pooling(X, name="op", **parameters)
+
+
+def _old(**parameters):
+    return lambda: S.Pooling_v1(X, name="op", **parameters)
+
+
+def _adaptive(**parameters):
+    return lambda: S.contrib.AdaptiveAvgPooling2D(X, name="op", **parameters)
 
 
 IMAGE = {"x": (2, 3, 10, 11)}
@@ -85,10 +97,90 @@ ACCEPTED += [
     ),
 ]
 
+ACCEPTED += [
+    Row("Pooling", f"{layout}_{kind}_{name}", _pool(pool_type=kind, layout=layout, **parameters), shapes, 1e-5, 1e-6)
+    for kind in ("max", "avg", "sum")
+    for name, layout, parameters, shapes in [
+        ("stride", "NWC", {"kernel": (3,), "stride": (2,), "pad": (1,)}, {"x": (2, 10, 3)}),
+        ("full_pad", "NHWC", {**FULL, "pad": (1, 1)}, {"x": (2, 10, 11, 3)}),
+        ("global", "NHWC", {"global_pool": True}, {"x": (1, 5, 7, 4)}),
+        ("plain", "NDHWC", {"kernel": (2, 3, 2), "stride": (1, 2, 2)}, {"x": (1, 5, 6, 7, 2)}),
+    ]
+]
+ACCEPTED += [
+    # A root of what is left of a sum near zero is steep.
+    Row("Pooling", "lp_3", _pool(pool_type="lp", p_value=3, kernel=(2, 3), pad=(1, 1)), IMAGE, 1e-5, 1e-5),
+    Row("Pooling", "lp_3_global", _pool(pool_type="lp", p_value=3, global_pool=True), IMAGE, 1e-5, 1e-6),
+    Row("Pooling", "lp_2_nhwc", _pool(pool_type="lp", p_value=2, kernel=(2, 3), layout="NHWC"), IMAGE, 1e-5, 1e-6),
+]
+ACCEPTED += [
+    Row(
+        "_contrib_AdaptiveAvgPooling2D",
+        f"to_{height}_{width}",
+        _adaptive(output_size=(height, width)),
+        shapes,
+        1e-5,
+        1e-6,
+    )
+    for height, width, shapes in [
+        (3, 3, IMAGE),
+        (7, 2, IMAGE),
+        (1, 6, IMAGE),
+        (6, 6, {"x": (1, 1, 6, 9)}),
+        # More windows than pixels: they overlap.
+        (8, 13, {"x": (1, 2, 3, 5)}),
+        (2, 3, {"x": (2, 1, 1, 1)}),
+    ]
+]
+ACCEPTED += [
+    Row(
+        "_contrib_AdaptiveAvgPooling2D",
+        "infinite",
+        _adaptive(output_size=(3, 3)),
+        {"x": (1, 1, 5, 5)},
+        1e-5,
+        1e-6,
+        # An infinite pixel must reach the windows that hold it only.
+        fills={"x": lambda rng, shape: np.where(np.arange(25).reshape(shape) == 12, np.inf, 1.0)},
+    ),
+    Row(
+        "_contrib_AdaptiveAvgPooling2D",
+        "float16",
+        _adaptive(output_size=(3, 3)),
+        IMAGE,
+        1e-2,
+        1e-3,
+        {"x": "float16"},
+    ),
+]
+
+ACCEPTED += [
+    Row("Pooling_v1", f"{kind}_{name}", _old(pool_type=kind, **parameters), IMAGE, 1e-5, 1e-6)
+    for kind in ("max", "avg", "sum")
+    for name, parameters in [
+        ("2d", {"kernel": (3, 2), "stride": (2, 3)}),
+        ("stride_pad", {"kernel": (3, 3), "stride": (2, 2), "pad": (1, 1)}),
+        ("full", FULL),
+        ("full_pad", {**FULL, "pad": (1, 2)}),
+        ("global", {"kernel": (2, 2), "pad": (1, 1), "global_pool": True}),
+    ]
+]
+
 REFUSED = [
-    Refusal("Pooling", "nhwc", _pool(kernel=(2, 2), layout="NHWC"), {}, "layout: found NHWC"),
     Refusal(
-        "Pooling", "lp_3", _pool(kernel=(2, 2), pool_type="lp", p_value=3), {}, "p_value: found 3, required 1 or 2"
+        "Pooling_v1",
+        "wide_pad",
+        _old(kernel=(2, 2), pad=(2, 1)),
+        {},
+        "pad: found (2, 1), required less than the kernel",
+    ),
+    Refusal("Pooling", "lp_4", _pool(kernel=(2, 2), pool_type="lp", p_value=4), {}, "p_value: found 4, required 1, 2"),
+    Refusal(
+        "Pooling",
+        "outside_nhwc",
+        _pool(kernel=(1, 1), stride=(2, 2), pooling_convention="full", layout="NHWC"),
+        {"x": (1, 4, 4, 2)},
+        "start 4, required less than 4",
     ),
     Refusal(
         "Pooling", "wide_pad", _pool(kernel=(2, 2), pad=(2, 1)), {}, "pad: found (2, 1), required less than the kernel"
@@ -114,11 +206,60 @@ REFUSED = [
         {},
         "pooling_convention: found same, required valid or full",
     ),
-    Refusal(
-        "_contrib_AdaptiveAvgPooling2D",
-        "uneven",
-        lambda: S.contrib.AdaptiveAvgPooling2D(X, output_size=3),
-        IMAGE,
-        "output_size: found (3, 3), required divisors",
-    ),
 ]
+
+
+@st.composite
+def _random_pooling(draw: DrawFn) -> Row:
+    ndim = draw(st.integers(1, 3))
+
+    def axes(low: int, high: int) -> SearchStrategy[tuple[int, ...]]:
+        return st.just(()) | st.tuples(*[st.integers(low, high)] * ndim)
+
+    first, last = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}[ndim]
+    parameters = {
+        "kernel": draw(st.tuples(*[st.integers(1, 4)] * ndim)),
+        "pool_type": draw(st.sampled_from(["max", "avg", "sum", "lp"])),
+        "global_pool": draw(st.integers(0, 4)) == 0,
+        "pooling_convention": draw(st.sampled_from(["valid", "full"])),
+        "stride": draw(axes(1, 4)),
+        "pad": draw(axes(0, 3)),
+        "p_value": draw(st.integers(1, 3)),
+        "count_include_pad": draw(st.sampled_from([None, True, False])),
+        "layout": draw(st.sampled_from([None, first, last])),
+    }
+    shape = draw(st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 7)] * ndim))
+    if parameters["layout"] == last:
+        shape = (shape[0], *shape[2:], shape[1])
+    return Row("Pooling", f"{parameters}", _pool(**parameters), {"x": shape}, 1e-5, 1e-5)
+
+
+@st.composite
+def _random_adaptive(draw: DrawFn) -> Row:
+    size = draw(st.just(()) | st.tuples(st.integers(1, 9)) | st.tuples(st.integers(1, 9), st.integers(1, 9)))
+    shape = draw(st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 9)] * 2))
+    return Row("_contrib_AdaptiveAvgPooling2D", f"{size}", _adaptive(output_size=size), {"x": shape}, 1e-5, 1e-5)
+
+
+@st.composite
+def _random_old(draw: DrawFn) -> Row:
+    def pair(low: int, high: int) -> SearchStrategy[tuple[int, ...]]:
+        return st.tuples(st.integers(low, high), st.integers(low, high))
+
+    parameters = {
+        "kernel": draw(pair(1, 4)),
+        "pool_type": draw(st.sampled_from(["max", "avg", "sum"])),
+        "global_pool": draw(st.integers(0, 4)) == 0,
+        "pooling_convention": draw(st.sampled_from(["valid", "full"])),
+        "stride": draw(st.just(()) | pair(1, 4)),
+        "pad": draw(st.just(()) | pair(0, 3)),
+    }
+    shape = draw(st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(2, 8)] * 2))
+    return Row("Pooling_v1", f"{parameters}", _old(**parameters), {"x": shape}, 1e-5, 1e-5)
+
+
+STRATEGIES: dict[str, SearchStrategy[Row]] = {
+    "Pooling": _random_pooling(),
+    "Pooling_v1": _random_old(),
+    "_contrib_AdaptiveAvgPooling2D": _random_adaptive(),
+}

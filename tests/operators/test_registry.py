@@ -29,6 +29,7 @@ KINDS = {
     "string": str,
     "{": str,
     "Shape": tuple,
+    "tuple of <float>": tuple,
 }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
@@ -40,12 +43,106 @@ ACCEPTED += [
     Row("_contrib_BilinearResize2D", "like", _resize(X, Y, mode="like"), {**IMAGE, "y": (1, 1, 8, 9)}, 1e-5, 1e-5),
 ]
 
-REFUSED = [
-    Refusal(
+ACCEPTED += [
+    Row("_contrib_BilinearResize2D", name, _resize(**parameters), IMAGE, 1e-5, 1e-5)
+    for name, parameters in [
+        ("one_half_pixel", {"height": 1, "width": 4, "align_corners": False}),
+        ("single_half_pixel", {"height": 1, "width": 1, "align_corners": False}),
+        ("even_down", {"mode": "to_even_down"}),
+        ("odd_up", {"mode": "to_odd_up", "align_corners": False}),
+        ("odd_down", {"mode": "to_odd_down"}),
+    ]
+]
+ACCEPTED += [
+    Row("_contrib_BilinearResize2D", "float16", _resize(height=9, width=4), IMAGE, 1e-2, 1e-3, {"x": "float16"}),
+    Row("_contrib_BilinearResize2D", "from_one", _resize(height=3, width=2), {"x": (1, 1, 1, 1)}, 1e-5, 1e-5),
+]
+
+
+def _upsample(*inputs, **parameters):
+    return lambda: S.UpSampling(*inputs, num_args=len(inputs), name="op", **parameters)
+
+
+TWO = {"x": (2, 3, 4, 6), "y": (2, 5, 2, 3)}
+ACCEPTED += [
+    Row("UpSampling", "concat", _upsample(X, Y, scale=2, sample_type="nearest"), TWO, 0.0, 0.0),
+    Row("UpSampling", "float16", _upsample(X, scale=2, sample_type="nearest"), IMAGE, 0.0, 0.0, {"x": "float16"}),
+    Row(
         "UpSampling",
-        "bilinear",
-        lambda: S.UpSampling(X, S.var("w"), scale=2, sample_type="bilinear", num_args=2, num_filter=3),
-        IMAGE,
-        "found bilinear with 2 inputs",
+        "sum",
+        _upsample(X, Y, X, scale=1, sample_type="nearest", multi_input_mode="sum"),
+        {"x": (1, 3, 4, 6), "y": (1, 3, 2, 3)},
+        1e-6,
+        1e-6,
     ),
 ]
+ACCEPTED += [
+    Row(
+        "UpSampling",
+        f"bilinear_{scale}",
+        _upsample(X, S.var("w"), scale=scale, sample_type="bilinear", num_filter=3),
+        IMAGE,
+        1e-5,
+        1e-5,
+    )
+    for scale in (1, 2, 3, 4)
+]
+
+# Refused by the rule for all operators: half of one pixel is none.
+REFUSED = [
+    Refusal(
+        "_contrib_BilinearResize2D",
+        "to_nothing",
+        _resize(mode="to_even_down"),
+        {"x": (1, 1, 1, 4)},
+        "shape of the output: found unknown, or an axis of size 0",
+    ),
+]
+
+
+@st.composite
+def _random_resize(draw: DrawFn) -> Row:
+    modes = ["size", "like", "to_even_down", "to_even_up", "to_odd_down", "to_odd_up", "odd_scale", "scale"]
+    mode = draw(st.sampled_from(modes))
+    # The mode "size" takes a scale instead, too.
+    parameters = {"align_corners": draw(st.booleans()), "mode": "size" if mode == "scale" else mode}
+    shapes = {"x": draw(st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 9)] * 2))}
+    if mode == "size":
+        parameters.update(height=draw(st.integers(1, 12)), width=draw(st.integers(1, 12)))
+    elif "scale" in mode:
+        parameters.update(scale_height=draw(st.floats(0.3, 3.0)), scale_width=draw(st.floats(0.3, 3.0)))
+    elif mode == "like":
+        shapes["y"] = draw(st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 9)] * 2))
+    inputs = (X, Y) if mode == "like" else (X,)
+    return Row("_contrib_BilinearResize2D", f"{parameters}", _resize(*inputs, **parameters), shapes, 1e-5, 1e-5)
+
+
+@st.composite
+def _random_upsampling(draw: DrawFn) -> Row:
+    scale, (batch, channels, height, width) = draw(st.integers(1, 4)), draw(st.tuples(*[st.integers(1, 4)] * 4))
+    if draw(st.booleans()):
+        build = _upsample(X, S.var("w"), scale=scale, sample_type="bilinear", num_filter=channels)
+        return Row("UpSampling", f"bilinear_{scale}", build, {"x": (batch, channels, height, width)}, 1e-5, 1e-5)
+    mode, ratio = draw(st.sampled_from(["concat", "sum"])), draw(st.integers(1, 3))
+    build = _upsample(X, Y, scale=scale, sample_type="nearest", multi_input_mode=mode)
+    others = channels if mode == "sum" else draw(st.integers(1, 4))
+    shapes = {"x": (batch, channels, height * ratio, width * ratio), "y": (batch, others, height, width)}
+    return Row("UpSampling", f"{mode}_{scale}_{ratio}", build, shapes, 1e-6, 1e-6)
+
+
+@st.composite
+def _random_block(draw: DrawFn, operator: str) -> Row:
+    block = draw(st.integers(1, 3))
+    batch, channels, height, width = draw(st.tuples(*[st.integers(1, 3)] * 4))
+    shape = (batch, channels * block**2, height, width)
+    if operator == "space_to_depth":
+        shape = (batch, channels, height * block, width * block)
+    return Row(operator, f"{block}", lambda: getattr(S, operator)(X, block_size=block), {"x": shape}, 0.0, 0.0)
+
+
+STRATEGIES: dict[str, SearchStrategy[Row]] = {
+    "_contrib_BilinearResize2D": _random_resize(),
+    "UpSampling": _random_upsampling(),
+    "depth_to_space": _random_block("depth_to_space"),
+    "space_to_depth": _random_block("space_to_depth"),
+}
