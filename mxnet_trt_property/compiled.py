@@ -30,7 +30,6 @@ from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
 from mxnet_trt_property.errors import EngineError, TensorRTPropertyError, message
-from mxnet_trt_property.precision import to_float16
 
 __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileError", "compile", "load"]
 
@@ -413,6 +412,8 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
         )
     options = Options(precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose)
     if config.precision == "fp16":
+        from mxnet_trt_property.precision import to_float16
+
         onnx = to_float16(onnx, config.keep_fp32, (), LABEL)
     for engine, following in zip(usable, [*usable[1:], None]):
         try:

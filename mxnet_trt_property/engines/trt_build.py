@@ -16,8 +16,6 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
-import onnx
-
 from mxnet_trt_property.errors import EngineError, message
 
 _EXTRAS = {"tensorrt": "tensorrt-cu12", "tensorrt_rtx": "rtx-cu12"}
@@ -212,6 +210,8 @@ class Library:
         Raises:
             EngineError: The library cannot be asked.
         """
+        import onnx
+
         trt = self.module()
         with self._build_lock:
             builder = trt.Builder(self.logger)
@@ -219,7 +219,7 @@ class Library:
             parser = trt.OnnxParser(network, self.logger)
             if not hasattr(parser, "supports_model_v2") or parser.supports_model_v2(model):
                 return {}
-            words = {}
+            words: dict[str, str] = {}
             for index in range(parser.num_errors):
                 error = parser.get_error(index)
                 words.setdefault(_ask(error, "node_name"), " ".join(error.desc().split()))
