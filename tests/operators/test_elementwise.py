@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
+from tests.operators import strategies
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import Call, Values
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -54,6 +58,7 @@ ACCEPTED += [
     Row("_plus_scalar", "float16", lambda: X + 0.1, SHAPE, 1e-3, 1e-3, {"x": "float16"}),
     Row("_rminus_scalar", "renamed", lambda: S._internal._rminus_scalar(X, scalar=3, name="plain"), SHAPE, 1e-5, 1e-6),
     Row("_contrib_div_sqrt_dim", "plain", lambda: S.contrib.div_sqrt_dim(X), SHAPE, 1e-6, 1e-6),
+    Row("sign", "nan", _call("sign", X), SHAPE, 0.0, 0.0, fills={"x": Values(seed=3, special=12)}),
     Row("add_n", "three", lambda: S.add_n(X, Y, X), {**SHAPE, "y": (2, 3, 4)}, 1e-5, 1e-6),
     Row("add_n", "one", lambda: S.add_n(X), SHAPE, 0.0, 0.0),
     Row("elemwise_add", "twice_the_same", lambda: X + X, SHAPE, 0.0, 0.0),
@@ -73,3 +78,18 @@ REFUSED = [
         {"x": "float64"},
     ),
 ]
+
+
+@st.composite
+def _unary(draw: st.DrawFn, operator: str) -> Row:
+    shape, dtype = draw(strategies.shapes()), draw(strategies.dtypes())
+    return strategies.row(Call(operator, "x"), {"x": shape}, {"x": dtype}, {"x": draw(strategies.values(dtype))})
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    name: _unary(name)
+    for name in (
+        "relu sigmoid softsign tanh exp log sqrt abs negative reciprocal erf floor ceil sin cos sign square rsqrt "
+        "_contrib_div_sqrt_dim"
+    ).split()
+}
