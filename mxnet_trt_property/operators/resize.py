@@ -57,7 +57,8 @@ def _bilinear(
     if before == after:
         return [inputs[0]]
     # In every mode MXNet samples by the ratio of the two sizes, never by the scale that was asked for.
-    mode = "align_corners" if params.align_corners else "half_pixel"
+    # A size of 1 is the first pixel, where half_pixel alone would take the middle.
+    mode = "align_corners" if params.align_corners else "pytorch_half_pixel"
     resized = w.node("Resize", [inputs[0], "", "", w.ints(after)], mode="linear", coordinate_transformation_mode=mode)
     return [resized]
 

@@ -20,28 +20,53 @@ Strategy = st.SearchStrategy[Any]
 FLOATS = ("float32", "float16")
 INTS = ("int32", "int64", "int8", "uint8")
 
-SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 1e-8, 60000.0, float("inf"), float("-inf"), float("nan"))
+FINITE = (0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 1e-8, 60000.0)
 """Numbers at which functions change their course; float16 holds each of them."""
+
+SMALL = FINITE[:-1]
+"""Those beside which other numbers do not vanish in a sum."""
+
+NUMBERS = (*FINITE, float("inf"), float("-inf"))
+
+SPECIAL = (*NUMBERS, float("nan"))
 
 
 class Call:
     """Builds a symbol of one operator; prints as the code that makes it, so that a failing row can be pasted."""
 
     def __init__(self, operator: str, *inputs: Union[str, Call], **parameters: Any) -> None:
-        """Takes MXNet's canonical name, and the names of variables or calls whose first output is an input."""
+        """Takes MXNet's canonical name, and the names of variables or calls that are the inputs."""
         self.operator, self.inputs, self.parameters = operator, inputs, parameters
+        self.output: Optional[int] = None
+
+    def __getitem__(self, output: int) -> Call:
+        """Returns the call with one of its outputs only."""
+        one = Call(self.operator, *self.inputs, **self.parameters)
+        one.output = output
+        return one
 
     def __call__(self) -> Any:
         """Returns the symbol."""
-        inputs = [i() if isinstance(i, Call) else mx.sym.var(i) for i in self.inputs]
+        return self._build({})
+
+    def _build(self, variables: dict[str, Any]) -> Any:
+        inputs = []
+        for given in self.inputs:
+            if isinstance(given, Call):
+                inputs.append(given._build(variables))
+            else:
+                # Two variables of one name cannot be bound.
+                inputs.append(variables.setdefault(given, mx.sym.var(given)))
         if self.operator.startswith("_np"):
             inputs = [i.as_np_ndarray() for i in inputs]
-        return _function(self.operator)(*inputs, **self.parameters)
+        symbol = _function(self.operator)(*inputs, **self.parameters)
+        return symbol if self.output is None else symbol[self.output]
 
     def __repr__(self) -> str:
         """Returns the constructor's call."""
         given = [repr(i) for i in self.inputs] + [f"{k}={v!r}" for k, v in self.parameters.items()]
-        return f"Call({', '.join([repr(self.operator), *given])})"
+        one = "" if self.output is None else f"[{self.output}]"
+        return f"Call({', '.join([repr(self.operator), *given])}){one}"
 
 
 # Where MXNet's Python package keeps the functions of operators whose names begin so, without that beginning.
@@ -71,14 +96,14 @@ class Values:
         low: The smallest number, or None for a standard normal distribution.
         high: The first number that is too large; used with `low`.
         whole: Whether the numbers are whole ones.
-        special: How many elements, at most, are one of SPECIAL.
+        special: Numbers that take the places of some of the others.
     """
 
     seed: int
     low: Optional[float] = None
     high: float = 1.0
     whole: bool = False
-    special: int = 0
+    special: tuple[float, ...] = ()
 
     def __call__(self, rng: Any, shape: tuple[int, ...]) -> Any:
         """Returns the array; the harness' generator is not used, since the seed is part of the row."""
@@ -89,10 +114,15 @@ class Values:
             array = rng.randint(int(self.low), int(self.high), shape).astype(np.float64)
         else:
             array = rng.uniform(self.low, self.high, shape)
-        if array.size:
-            where = rng.randint(0, array.size, self.special)
-            array.reshape(-1)[where] = rng.choice(SPECIAL, self.special)
+        for number in self.special:
+            array.reshape(-1)[rng.randint(0, array.size)] = number
         return array
+
+    def __repr__(self) -> str:
+        """Returns the constructor's call."""
+        default = Values(self.seed)
+        given = {name: value for name, value in vars(self).items() if value != getattr(default, name)}
+        return f"Values({', '.join([str(self.seed)] + [f'{k}={v}' for k, v in given.items()])})"
 
 
 def seeds() -> Strategy:
@@ -108,7 +138,7 @@ def values(
     high: float = 1.0,
     *,
     whole: bool = False,
-    special: bool = True,
+    special: Sequence[float] = SPECIAL,
 ) -> Values:
     """Draws the contents of one input.
 
@@ -118,13 +148,13 @@ def values(
         low: The smallest number; without it floats are normal.
         high: The first number that is too large.
         whole: Whether floats are whole numbers too.
-        special: Whether floats may hold zeros of both signs, infinities, NaN, and large and tiny numbers.
+        special: Numbers that some of the floats may be, whatever the bounds: SPECIAL, NUMBERS, FINITE or others.
     """
     if not dtype.startswith("float"):
         low, high = (low, high) if low is not None else (-4, 5)
         return Values(draw(seeds()), max(low, 0) if dtype == "uint8" else low, high, whole=True)
-    count = draw(st.sampled_from((0, 0, 3, 12))) if special else 0
-    return Values(draw(seeds()), low, high, whole, count)
+    chosen = draw(st.lists(st.sampled_from(special), max_size=6)) if special else []
+    return Values(draw(seeds()), low, high, whole, tuple(chosen))
 
 
 def dtypes(*names: str) -> Strategy:
@@ -172,13 +202,32 @@ def tolerances(dtype: str, rtol: float = 1e-5, atol: float = 1e-6) -> tuple[floa
 
 
 def row(
+    draw: st.DrawFn,
     call: Call,
     shapes: Mapping[str, tuple[int, ...]],
-    dtypes: Mapping[str, str],
-    fills: Mapping[str, Values],
+    dtype: str = "float32",
+    *,
     rtol: float = 1e-5,
     atol: float = 1e-6,
+    dtypes: Optional[Mapping[str, str]] = None,
+    fills: Optional[Mapping[str, Values]] = None,
+    special: Sequence[float] = SPECIAL,
 ) -> Row:
-    """Returns the row of a call; the tolerances are those of its least exact input."""
-    name = "float16" if "float16" in dtypes.values() else "float32"
-    return Row(call.operator, "random", call, shapes, *tolerances(name, rtol, atol), dtypes, fills)
+    """Draws what is left to say of a call.
+
+    Args:
+        draw: Of hypothesis.
+        call: The call.
+        shapes: The shapes of its inputs, as in Row.
+        dtype: The dtype of every input that `dtypes` does not name; the tolerances are for this one.
+        rtol: Relative tolerance in float32.
+        atol: Absolute tolerance in float32.
+        dtypes: Other dtypes of inputs.
+        fills: The contents of inputs that `values` with the input's dtype will not do for.
+        special: As in `values`.
+    """
+    all_dtypes = {name: (dtypes or {}).get(name, dtype) for name in shapes}
+    drawn = {name: draw(values(all_dtypes[name], special=special)) for name in shapes if name not in (fills or {})}
+    return Row(
+        call.operator, "random", call, shapes, *tolerances(dtype, rtol, atol), all_dtypes, {**drawn, **(fills or {})}
+    )

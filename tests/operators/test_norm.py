@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, assert_row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import SMALL, Call, axes, dtypes, optional, row, shapes
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -79,6 +82,7 @@ REFUSED = [
         "number of axes: found 1, required 2 or more",
     ),
     Refusal("LRN", "even", _op("LRN", nsize=4), {}, "nsize: found 4, required an odd number"),
+    Refusal("LRN", "alpha_0", _op("LRN", nsize=3, alpha=0), {}, "alpha and beta: found (0.0, 0.75), required more"),
     Refusal(
         "LRN",
         "float16",
@@ -93,3 +97,67 @@ REFUSED = [
 def test_fixed_gamma_is_not_read() -> None:
     """With fix_gamma whatever gamma holds counts as 1, and may even be fed."""
     assert_row(Row("BatchNorm", "fed_gamma", lambda: S.BatchNorm(X, Y, name="op"), {**IMAGE, "y": (6,)}, 1e-5, 1e-5))
+
+
+# Beside 60000 the variance of all else is lost to rounding.
+EPSILONS = st.sampled_from((1e-5, 1e-3, 1e-2, 2e-5, 1.0))
+
+
+@st.composite
+def _batch_norm(draw: st.DrawFn) -> Row:
+    shape = draw(shapes(min_dims=2, max_dims=5))
+    parameters = optional(
+        draw,
+        eps=EPSILONS,
+        momentum=st.just(0.5),
+        fix_gamma=st.booleans(),
+        use_global_stats=st.booleans(),
+        axis=axes(len(shape)),
+        cudnn_off=st.booleans(),
+    )
+    if draw(st.integers(0, 9)) == 9:
+        parameters["output_mean_var"] = True
+    call = Call("BatchNorm", "x", name="op", **parameters)
+    return row(draw, call, {"x": shape}, draw(dtypes("float32", "float16", "float16")), atol=1e-5)
+
+
+@st.composite
+def _norm(draw: st.DrawFn, operator: str) -> Row:
+    shape = draw(shapes(min_dims=2 if operator == "LayerNorm" else 3, max_dims=5, max_side=6))
+    parameters = optional(draw, eps=EPSILONS)
+    if operator == "LayerNorm":
+        parameters |= optional(draw, axis=axes(len(shape)))
+    elif operator == "GroupNorm":
+        parameters |= optional(draw, num_groups=st.sampled_from([n for n in range(1, 7) if shape[1] % n == 0]))
+    if operator != "InstanceNorm" and draw(st.integers(0, 9)) == 9:
+        parameters["output_mean_var"] = True
+    call = Call(operator, "x", name="op", **parameters)
+    # Where all values are alike, an error of the mean counts 1 / sqrt(eps) times.
+    return row(draw, call, {"x": shape}, draw(dtypes()), atol=1e-4, special=SMALL)
+
+
+@st.composite
+def _l2_normalization(draw: st.DrawFn) -> Row:
+    parameters = optional(draw, eps=EPSILONS, mode=st.sampled_from("instance channel spatial".split()))
+    call = Call("L2Normalization", "x", **parameters)
+    return row(draw, call, {"x": draw(shapes(max_dims=5))}, draw(dtypes()))
+
+
+@st.composite
+def _lrn(draw: st.DrawFn) -> Row:
+    parameters = optional(
+        draw,
+        alpha=st.sampled_from((1e-4, 0.5, 0.0, 2.0)),
+        beta=st.sampled_from((0.75, 0.5, 1.0, 0.6)),
+        knorm=st.sampled_from((2.0, 1.0, 0.5)),
+    )
+    call = Call("LRN", "x", nsize=draw(st.sampled_from((1, 3, 3, 5, 5, 7, 4))), **parameters)
+    return row(draw, call, {"x": draw(shapes(min_dims=4, max_side=7))}, draw(dtypes()), special=SMALL)
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    "BatchNorm": _batch_norm(),
+    "L2Normalization": _l2_normalization(),
+    "LRN": _lrn(),
+    **{name: _norm(name) for name in ("LayerNorm", "InstanceNorm", "GroupNorm")},
+}

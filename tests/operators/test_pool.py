@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import FINITE, SMALL, Call, dtypes, optional, row, tuples
 
 S = mx.sym
 X = S.var("x")
@@ -122,3 +125,39 @@ REFUSED = [
         "output_size: found (3, 3), required divisors",
     ),
 ]
+
+
+@st.composite
+def _pooling(draw: st.DrawFn) -> Row:
+    ndim = draw(st.sampled_from((1, 2, 2, 2, 3)))
+    layouts = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
+    parameters = optional(
+        draw,
+        pool_type=st.sampled_from("max avg avg sum lp".split()),
+        kernel=tuples(st.integers(1, 4), ndim),
+        global_pool=st.booleans(),
+        pooling_convention=st.sampled_from("valid full full same".split()),
+        stride=tuples(st.integers(1, 3), ndim),
+        pad=tuples(st.integers(0, 2), ndim),
+        count_include_pad=st.booleans(),
+        layout=st.sampled_from((None, layouts[ndim])),
+    )
+    if parameters.get("pool_type") == "lp":
+        parameters["p_value"] = draw(st.integers(1, 3))
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 3)), *draw(tuples(st.integers(1, 8), ndim)))
+    # The largest of only -inf is the lowest finite number on a CPU.
+    special = (*FINITE, float("inf")) if parameters.get("pool_type", "max") == "max" else SMALL
+    return row(draw, Call("Pooling", "x", name="op", **parameters), {"x": shape}, draw(dtypes()), special=special)
+
+
+@st.composite
+def _adaptive(draw: st.DrawFn) -> Row:
+    sizes = st.one_of(st.integers(1, 6), tuples(st.integers(1, 6), 1), tuples(st.integers(1, 6), 2), st.just(()))
+    call = Call("_contrib_AdaptiveAvgPooling2D", "x", **optional(draw, output_size=sizes))
+    return row(draw, call, {"x": draw(tuples(st.integers(1, 8), 4))}, draw(dtypes()), special=SMALL)
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    "Pooling": _pooling(),
+    "_contrib_AdaptiveAvgPooling2D": _adaptive(),
+}

@@ -7,12 +7,11 @@ from collections import Counter
 from typing import Any
 
 import hypothesis
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase
 
 from mxnet_trt_property import backend
-from tests.harness import Row, all_arrays, all_strategies, compare, mx, plugin_outputs, stock_outputs
+from tests.harness import Row, all_arrays, all_strategies, compare, plugin_outputs, stock_outputs
 
 STRATEGIES = all_strategies()
 EVERYDAY = 4
@@ -61,20 +60,26 @@ def check(row: Row) -> str:
             warnings.simplefilter("ignore")
             symbol = row.build()
             arrays = all_arrays(symbol, row.shapes, row.dtypes, row.fills)
+            if not has_elements(symbol, row):
+                hypothesis.reject()
             expected = stock_outputs(symbol, arrays)
-    except mx.MXNetError:
-        hypothesis.event("rejected by MXNet")
+    except RuntimeError:  # MXNetError is one, and so is what simple_bind raises
         hypothesis.reject()
     # Hypothesis prints the row of a failure; a build that is a lambda tells nothing there.
     hypothesis.note(symbol.debug_str())
-    # MXNet's logarithms of negative numbers and the like are what is compared.
-    with np.errstate(all="ignore"):
-        found, report = plugin_outputs(symbol, arrays)
-        compare(found, expected, rtol=row.rtol, atol=row.atol)
+    found, report = plugin_outputs(symbol, arrays)
+    compare(found, expected, rtol=row.rtol, atol=row.atol)
     if not report.refused:
         return "taken"
     assert_reasons(symbol, arrays)
     return "refused"
+
+
+def has_elements(symbol: Any, row: Row) -> bool:
+    """Whether each output has some: MXNet's operators fail on an empty one, at some later operation of the process."""
+    arguments = symbol.list_arguments()
+    _, outputs, _ = symbol.infer_shape(**{k: v for k, v in row.shapes.items() if k in arguments})
+    return all(shape and min(shape) > 0 for shape in outputs)
 
 
 def assert_reasons(symbol: Any, arrays: Any) -> None:
