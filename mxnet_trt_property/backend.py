@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -91,18 +92,7 @@ def build(
         return None
     load_native()
     optimize = stock_optimize_for or type(symbol).optimize_for
-    heads = decisions.graph.heads
-    unique = list(dict.fromkeys(heads))
-    if len(unique) < len(heads):
-        # MXNet's pass gives each repetition of a head an output of the new node that the node does not have; binding
-        # such a symbol crashes.
-        import mxnet as mx
-
-        reduced = mx.sym.Group([symbol[heads.index(head)] for head in unique])
-        made = _run_pass(reduced, decisions, options, optimize)
-        new = mx.sym.Group([made[unique.index(head)] for head in heads])
-    else:
-        new = _run_pass(symbol, decisions, options, optimize)
+    new = _run_pass(symbol, decisions, options, optimize)
     _name_nodes(new, {node.name for node in decisions.graph.nodes})
     return Partitioned(new, decisions)
 
@@ -115,7 +105,7 @@ def _run_pass(
         _pending.work = (decisions, dict(options or {}))
         try:
             # No arrays are passed: shapes were inferred here already, and MXNet would want every one of them.
-            return optimize(symbol, settings.BACKEND, dedup_subgraph=True)
+            return optimize(symbol, settings.BACKEND, dedup_subgraph=_can_merge(decisions))
         finally:
             _pending.work = None
             native.set_groups(())
@@ -125,6 +115,21 @@ def _run_pass(
 def _leave_behind() -> None:
     global _partition_lock
     _partition_lock = threading.RLock()
+
+
+def _can_merge(decisions: partition.Partition) -> bool:
+    """Whether MXNet's pass may give a value that a group reads at several places one input of the new node.
+
+    The same option merges what the new node writes for several readers, but the readers are then connected as if
+    nothing had been merged: from the second on they would read another output, or one that is not there. And values are
+    told apart by the names of their nodes.
+    """
+    graph, groups = decisions.graph, decisions.groups
+    readers = Counter(graph.heads)
+    for node in graph.nodes:
+        readers.update(entry for entry in node.inputs if groups[entry.node] != groups[node.id])
+    is_read_once = all(count == 1 for entry, count in readers.items() if groups[entry.node] >= 0)
+    return is_read_once and len({node.name for node in graph.nodes}) == len(graph.nodes)
 
 
 def load_native() -> None:

@@ -96,8 +96,9 @@ class OnnxWriter:
         return str(self._constants[key].name)
 
     def scalar(self, value: float, dtype: np.dtype[Any]) -> str:
-        """Adds a constant of shape () in the dtype of the tensor that it meets."""
-        return self.constant(np.array(value, dtype=dtype))
+        """Adds a constant of shape () in the dtype of the tensor that it meets; too large a value is infinite there."""
+        with np.errstate(over="ignore"):
+            return self.constant(np.array(value, dtype=dtype))
 
     def ints(self, values: Sequence[int]) -> str:
         """Adds a constant of int64: axes, shapes, pads and the like."""

@@ -93,6 +93,8 @@ def decide(
     """
     roles = convert.variable_roles(graph, lambda node: True)
     reasons = {node.id: _reason(graph, tensors, roles, node, settings) for node in graph.operators}
+    for node_id in _shapeless(graph, tensors):
+        reasons[node_id] = reasons[node_id] or _NO_SHAPE
     reasons.update(refused or {})
     decisions = {node.id: Decision(node, reasons[node.id]) for node in graph.operators}
     for number, members in enumerate(_components(graph, reasons)):
@@ -129,6 +131,25 @@ def _reason(
     if reason is None:
         reason = _emission_failure(entry, params, info)
     return reason
+
+
+_NO_SHAPE = registry.reason("shapes", found="an axis of size 0, or one that MXNet cannot infer", required="known sizes")
+
+
+def _shapeless(graph: Graph, tensors: Mapping[Entry, Tensor]) -> set[int]:
+    """Returns the nodes with an output without a shape though their inputs have theirs, and the nodes behind those.
+
+    To MXNet an axis of size 0 is one of unknown size. It binds such nodes all the same, and an engine could not be made
+    for them then.
+    """
+    found: set[int] = set()
+    for node in graph.operators:
+        has_shapes = all(entry in tensors and tensors[entry].shape for entry in node.inputs)
+        outputs = convert.node_info(graph, tensors, {}, node).outputs
+        is_lost = has_shapes and any(tensor.shape is None for tensor in outputs)
+        if is_lost or any(entry.node in found for entry in node.inputs):
+            found.add(node.id)
+    return found
 
 
 def _emission_failure(entry: registry.Operator, params: registry.Parameters, info: registry.NodeInfo) -> Optional[str]:

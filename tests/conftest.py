@@ -8,6 +8,11 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the number of random rows of each operator, for a search that goes further than every day's."""
+    parser.addoption("--random-examples", type=int, help="random rows of each operator, of a random seed")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test starts with TensorRT off and with none of the package's variables set."""

@@ -7,6 +7,7 @@ reference is always a run with MXNET_SUBGRAPH_BACKEND=NONE: MXNet's default CPU 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +95,8 @@ def all_arrays(
     rng = np.random.RandomState(seed)
     arguments = set(symbol.list_arguments())
     arg_shapes, _, aux_shapes = symbol.infer_shape(**{k: v for k, v in shapes.items() if k in arguments})
+    if arg_shapes is None:
+        raise mx.MXNetError(f"The shapes of all inputs do not follow from {dict(shapes)}")
     # In MXNet's order of inference a type that is not given is not float32 but unknown.
     known = {name: np.dtype((dtypes or {}).get(name, "float32")) for name in arguments & set(shapes)}
     arg_types, _, aux_types = symbol.infer_type(**known)
@@ -244,6 +247,18 @@ def all_rows(kind: str) -> list[Any]:
         # The files that collect the rows have none, and are being imported while they do.
         if "\n" + kind + " = [" in entry.read_text(encoding="utf-8"):
             found += getattr(importlib.import_module(f"tests.operators.{entry.stem}"), kind)
+    return found
+
+
+def all_strategies() -> dict[str, Any]:
+    """Returns the strategy of rows of each operator, out of `STRATEGIES` of every family's test file."""
+    found: dict[str, Any] = {}
+    for entry in sorted(Path(__file__).with_name("operators").glob("test_*.py")):
+        if re.search(r"^STRATEGIES: ", entry.read_text(encoding="utf-8"), re.MULTILINE):
+            strategies = importlib.import_module(f"tests.operators.{entry.stem}").STRATEGIES
+            twice = found.keys() & strategies.keys()
+            assert not twice, f"{entry.name} has a second strategy of {sorted(twice)}"
+            found.update(strategies)
     return found
 
 

@@ -52,6 +52,17 @@ def test_parallel_branches_share_a_group() -> None:
     assert decide(graph).groups == [-1, 0, 0, 0, 0]
 
 
+def test_what_has_no_shape_stays_with_mxnet() -> None:
+    """MXNet binds a node with an empty result, whose shape it calls unknown; no engine could be declared for it."""
+    graph = make_graph([("null", []), (TAKEN, [0]), (TAKEN, [1]), (TAKEN, [0]), (TAKEN, [3])])
+    known = Tensor((2, 2), np.dtype("float32"))
+    tensors = {Entry(n.id, 0): known for n in graph.nodes}
+    tensors[Entry(1, 0)] = tensors[Entry(2, 0)] = Tensor(None, np.dtype("float32"))
+    found = partition.decide(graph, tensors, settings.read({}))
+    assert found.groups == [-1, -1, -1, 0, 0]
+    assert all("shapes: found an axis of size 0" in str(decision.reason) for decision in found.refused)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

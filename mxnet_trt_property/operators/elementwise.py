@@ -28,7 +28,6 @@ _UNARY = {
     "ceil": "Ceil",
     "sin": "Sin",
     "cos": "Cos",
-    "sign": "Sign",
 }
 
 # The names that begin with elemwise_ want equal shapes, the others broadcast; ONNX covers both.
@@ -105,6 +104,15 @@ def _square(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWr
 def _div_sqrt_dim(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     divisor = math.sqrt(shape_of(node.inputs[0])[-1])
     return [w.node("Div", [inputs[0], w.scalar(divisor, dtype_of(node.inputs[0]))])]
+
+
+@operator("sign")
+def _sign(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    # The sign of NaN is 0 in MXNet and NaN in ONNX Runtime.
+    dtype = dtype_of(node.inputs[0])
+    zero = w.scalar(0, dtype)
+    above, below = (w.cast(w.node(op_type, [inputs[0], zero]), dtype) for op_type in ("Greater", "Less"))
+    return [w.node("Sub", [above, below])]
 
 
 @operator("rsqrt")

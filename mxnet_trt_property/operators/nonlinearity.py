@@ -82,7 +82,8 @@ def _leaky_relu(params: LeakyReLUParameters, node: NodeInfo, inputs: Sequence[st
         return [w.node("Mul", [inner, w.scalar(_SELU_SCALE, dtype_of(node.inputs[0]))])]
     if kind == "gelu":
         return [gelu(data, node, w)]
-    return [w.node("LeakyRelu", [data], alpha=params.slope)]
+    # A product with 0 would make NaN of -inf.
+    return [w.node("LeakyRelu", [data], alpha=params.slope) if params.slope else w.node("Relu", [data])]
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,9 @@ class LRNParameters(Parameters):
 def _check_lrn(params: LRNParameters, node: NodeInfo) -> Optional[str]:
     if params.nsize % 2 == 0:
         return reason("nsize", found=params.nsize, required="an odd number")
+    if params.alpha <= 0 or params.beta <= 0:
+        # ONNX Runtime builds no such model.
+        return reason("alpha and beta", found=(params.alpha, params.beta), required="more than 0")
     return None
 
 

@@ -153,14 +153,12 @@ class Operator:
         return self.check is not _always
 
     def refusal(self, params: Parameters, node: NodeInfo) -> Optional[str]:
-        """Returns the reason why `node` cannot be taken, or None: what is common to all entries, then `check`."""
+        """Returns the reason why `node` cannot be taken, or None: the shared dtype rule, then `check`."""
         for slot, tensor in enumerate(node.inputs):
             if slot in self.ignored or tensor.dtype is None or tensor.dtype in self.dtypes:
                 continue
             names = " or ".join(d.name for d in self.dtypes)
             return reason(f"dtype of input {slot}", found=tensor.dtype.name, required=names)
-        if all(tensor.shape is not None for tensor in node.inputs) and any(t.shape is None for t in node.outputs):
-            return reason("shape of the output", found="unknown, or an axis of size 0", required="elements to compute")
         return self.check(params, node)
 
 

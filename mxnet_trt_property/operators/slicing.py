@@ -162,6 +162,13 @@ class PadParameters(Parameters):
 def _check_pad(params: PadParameters, node: NodeInfo) -> Optional[str]:
     if any(width < 0 for width in params.pad_width):
         return reason("pad_width", found=params.pad_width, required="no negative width")
+    shape = node.inputs[0].shape
+    if params.mode == "reflect" and shape is None:
+        return needs_shape("mode reflect")
+    widths = zip(params.pad_width[::2], params.pad_width[1::2], shape or ())
+    # ONNX mirrors each element once at most.
+    if params.mode == "reflect" and any(max(before, after) >= size for before, after, size in widths):
+        return reason("pad_width of mode reflect", found=params.pad_width, required=f"less than the sizes, {shape}")
     return None
 
 

@@ -24,6 +24,9 @@ class SoftmaxParameters(Parameters):
 def _check_softmax(params: SoftmaxParameters, node: NodeInfo) -> Optional[str]:
     if params.use_length:
         return reason("use_length", found=True, required=False)
+    if params.temperature is not None and params.temperature <= 0:
+        # MXNet takes the largest element for the one whose exponential is 1, and others overflow.
+        return reason("temperature", found=params.temperature, required="more than 0")
     found = node.inputs[0].dtype
     if params.dtype is not None and (found is None or found.name != params.dtype):
         return reason("dtype", found=params.dtype, required=f"None or the input's, {found or 'unknown'}")
@@ -37,8 +40,8 @@ def _softmax(params: SoftmaxParameters, node: NodeInfo, inputs: Sequence[str], w
     data = inputs[0]
     if node.op == "softmin":
         data = w.node("Neg", [data])
-    if params.temperature not in (None, 1.0):
-        data = w.node("Div", [data, w.scalar(params.temperature or 1.0, dtype_of(node.inputs[0]))])
+    if params.temperature is not None and params.temperature != 1:
+        data = w.node("Div", [data, w.scalar(params.temperature, dtype_of(node.inputs[0]))])
     return [w.node("LogSoftmax" if node.op == "log_softmax" else "Softmax", [data], axis=params.axis)]
 
 

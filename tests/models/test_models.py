@@ -11,6 +11,7 @@ from mxnet_trt_property import programs
 from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.engines.trt import build_ahead_of_time
 from tests.models import zoo
+from tests.models.build import Network
 from tests.symbols import backend, mx, relative_error, taken_nodes
 
 # The everyday run takes one of each family; CI runs all.
@@ -23,18 +24,12 @@ def cases(names: Any) -> list[Any]:
     return [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in names]
 
 
-def run(network: zoo.Network, name: str, data: dict[str, Any]) -> tuple[Any, Any]:
+def run(network: Network, name: str, data: dict[str, Any]) -> tuple[Any, Any]:
     """Binds and runs a network; returns the executor and its outputs."""
     with backend(name):
         executor = network.symbol.simple_bind(mx.cpu(), grad_req="null", **network.data_shapes)
     executor.copy_params_from(network.arg_params, network.aux_params, allow_extra_params=True)
     return executor, executor.forward(is_train=False, **data)
-
-
-def random_data(network: zoo.Network) -> dict[str, Any]:
-    """Returns random inputs."""
-    mx.random.seed(3)
-    return {k: mx.nd.random.normal(shape=s) for k, s in network.data_shapes.items()}
 
 
 @pytest.mark.parametrize("name", cases(zoo.BUILDERS))
@@ -49,7 +44,7 @@ def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OnnxRuntimeEngine, "build", recording_build)
     programs.clear()
     network = zoo.BUILDERS[name]()
-    data = random_data(network)
+    data = network.data()
     _, expected = run(network, "NONE", data)
     executor, found = run(network, "TensorRT", data)
     operators = [n["op"] for n in json.loads(executor.get_optimized_symbol().tojson())["nodes"] if n["op"] != "null"]
@@ -64,7 +59,7 @@ def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wavenet_splits_where_its_gate_is_excluded() -> None:
     network = zoo.wavenet()
-    data = random_data(network)
+    data = network.data()
     _, expected = run(network, "NONE", data)
     with backend("TensorRT", MXNET_TENSORRT_EXCLUDE_OPS="sigmoid"):
         executor, found = run(network, "TensorRT", data)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import Call, axis_lists, broadcastable, dtypes, row, shapes, values
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -86,3 +89,77 @@ REFUSED = [
     ),
     Refusal("where", "unknown_shape", lambda: S.where(X, Y, Y * 2), {}, "condition: found an unknown shape"),
 ]
+
+
+def _target(draw: st.DrawFn, shape: tuple[int, ...]) -> list[int]:
+    """Draws what a shape broadcasts to."""
+    return [draw(st.integers(1, 4)) if size == 1 else size for size in shape]
+
+
+@st.composite
+def _broadcast_to(draw: st.DrawFn) -> Row:
+    shape = draw(shapes())
+    target = tuple(draw(st.sampled_from((0, size))) for size in _target(draw, shape))
+    return row(draw, Call("broadcast_to", "x", shape=target), {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _broadcast_axis(draw: st.DrawFn) -> Row:
+    shape = draw(broadcastable(draw(shapes())))
+    ones = [i for i, size in enumerate(shape) if size == 1]
+    axes = tuple(draw(st.lists(st.sampled_from(ones), unique=True, max_size=3))) if ones else ()
+    size = tuple(draw(st.integers(1, 4)) for _ in axes)
+    call = Call("broadcast_axis", "x", axis=axes, size=size)
+    return row(draw, call, {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _broadcast_like(draw: st.DrawFn) -> Row:
+    target = draw(shapes())
+    shape = draw(broadcastable(target))
+    dtype = draw(dtypes())
+    parameters = {}
+    if draw(st.booleans()):
+        axes = draw(axis_lists(len(shape), min_size=1))
+        parameters = {"lhs_axes": axes, "rhs_axes": axes}
+    call = Call("broadcast_like", "x", "y", **parameters)
+    return row(draw, call, {"x": shape, "y": target}, dtype, rtol=0, atol=0)
+
+
+@st.composite
+def _like(draw: st.DrawFn, operator: str) -> Row:
+    return row(draw, Call(operator, "x"), {"x": draw(shapes())}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _comparison(draw: st.DrawFn, operator: str) -> Row:
+    shape, dtype = draw(shapes()), draw(dtypes())
+    fills = {name: draw(values(dtype, -1, 2, whole=True)) for name in ("x", "y")}
+    if operator.endswith("_scalar"):
+        scalar = draw(st.sampled_from((0.0, 1.0, -1, 0.5, 0.1, 1e30, float("nan"), float("inf"))))
+        call, both = Call(operator, "x", scalar=scalar), {"x": shape}
+    else:
+        is_equal = operator.startswith("_")
+        both = {name: shape if is_equal else draw(broadcastable(shape)) for name in ("x", "y")}
+        call = Call(operator, "x", "y")
+    return row(draw, call, both, dtype, rtol=0, atol=0, fills={name: fills[name] for name in both})
+
+
+@st.composite
+def _where(draw: st.DrawFn) -> Row:
+    shape, dtype, condition = draw(shapes()), draw(dtypes()), draw(dtypes())
+    both = {"x": draw(st.sampled_from((shape, shape[:1]))), "y": shape, "z": shape}
+    fills = {"x": draw(values(condition, -1, 2, whole=True))}
+    call = Call("where", "x", "y", "z")
+    return row(draw, call, both, dtype, rtol=0, atol=0, dtypes={"x": condition}, fills=fills)
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    "broadcast_to": _broadcast_to(),
+    "broadcast_axis": _broadcast_axis(),
+    "broadcast_like": _broadcast_like(),
+    "zeros_like": _like("zeros_like"),
+    "ones_like": _like("ones_like"),
+    "where": _where(),
+    **{name: _comparison(name) for kind in KINDS for name in (f"broadcast_{kind}", f"_{kind}", f"_{kind}_scalar")},
+}

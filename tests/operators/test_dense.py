@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import SMALL, Call, dtypes, optional, row, shapes
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -76,3 +79,41 @@ REFUSED = [
     Refusal("dot", "unknown_shape", lambda: S.dot(X, Y), {}, "number of axes: found an unknown shape"),
     Refusal("batch_dot", "sparse", lambda: S.batch_dot(X, Y, forward_stype="csr"), {}, "forward_stype: found csr"),
 ]
+
+
+@st.composite
+def _fully_connected(draw: st.DrawFn) -> Row:
+    parameters = optional(draw, no_bias=st.booleans(), flatten=st.booleans())
+    call = Call("FullyConnected", "x", num_hidden=draw(st.integers(1, 5)), name="op", **parameters)
+    return row(draw, call, {"x": draw(shapes())}, draw(dtypes()), atol=1e-5, special=SMALL)
+
+
+@st.composite
+def _dot(draw: st.DrawFn) -> Row:
+    matrices = shapes(min_dims=2, max_dims=2)
+    left, right = draw(st.one_of(matrices, shapes(max_dims=3))), draw(st.one_of(matrices, shapes(max_dims=3)))
+    parameters = optional(draw, transpose_a=st.booleans(), transpose_b=st.booleans())
+    # The sum goes over the last axis on the left and the first on the right, or the other way round.
+    inner = right[-1] if parameters.get("transpose_b") else right[0]
+    left = (inner, *left[1:]) if parameters.get("transpose_a") else (*left[:-1], inner)
+    call = Call("dot", "x", "y", **parameters)
+    return row(draw, call, {"x": left, "y": right}, draw(dtypes("float32")), atol=1e-5, special=SMALL)
+
+
+@st.composite
+def _batch_dot(draw: st.DrawFn) -> Row:
+    batch, rows, inner, columns = draw(st.tuples(*[st.integers(1, 4)] * 4))
+    parameters = optional(draw, transpose_a=st.booleans(), transpose_b=st.booleans())
+    left = (inner, rows) if parameters.get("transpose_a") else (rows, inner)
+    right = (columns, inner) if parameters.get("transpose_b") else (inner, columns)
+    parameters |= optional(draw, forward_stype=st.just("default"))
+    call = Call("batch_dot", "x", "y", **parameters)
+    both = {"x": (batch, *left), "y": (batch, *right)}
+    return row(draw, call, both, draw(dtypes("float32", "float64")), atol=1e-5, special=SMALL)
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    "FullyConnected": _fully_connected(),
+    "dot": _dot(),
+    "batch_dot": _batch_dot(),
+}

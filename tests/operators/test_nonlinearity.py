@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import NUMBERS, SPECIAL, Call, Values, dtypes, optional, row, shapes, values
 
 S = mx.sym
 X = S.var("x")
@@ -23,6 +26,15 @@ ACCEPTED = [
 ACCEPTED += [
     Row("LeakyReLU", "leaky", _leaky(), SHAPE, 1e-6, 1e-6),
     Row("LeakyReLU", "slope", _leaky(act_type="leaky", slope=0.1), SHAPE, 1e-6, 1e-6),
+    Row(
+        "LeakyReLU",
+        "slope_0",
+        _leaky(slope=0),
+        SHAPE,
+        0.0,
+        0.0,
+        fills={"x": Values(0, special=NUMBERS)},
+    ),
     Row("LeakyReLU", "prelu", _leaky(act_type="prelu"), SHAPE, 1e-6, 1e-6),
     Row(
         "LeakyReLU", "prelu_shared", lambda: S.LeakyReLU(X, S.var("g", shape=(1,)), act_type="prelu"), SHAPE, 1e-6, 1e-6
@@ -44,3 +56,54 @@ REFUSED = [
         "clip", "swapped", lambda: S.clip(X, a_min=2, a_max=1), SHAPE, "a_min: found 2.0, required at most a_max, 1.0"
     ),
 ]
+
+
+SLOPES = (0.25, 0.0, 0.1, 1.0, -0.5, 3.0)
+
+
+@st.composite
+def _activation(draw: st.DrawFn) -> Row:
+    kind = draw(st.sampled_from("relu sigmoid tanh softrelu softsign".split()))
+    # The ReLU of NaN is 0 with oneDNN and NaN on a GPU.
+    special = NUMBERS if kind == "relu" else SPECIAL
+    return row(draw, Call("Activation", "x", act_type=kind), {"x": draw(shapes())}, draw(dtypes()), special=special)
+
+
+@st.composite
+def _leaky_relu(draw: st.DrawFn) -> Row:
+    shape = draw(shapes())
+    parameters = optional(draw, act_type=st.sampled_from("leaky prelu elu selu gelu rrelu".split()))
+    parameters |= optional(draw, slope=st.sampled_from(SLOPES))
+    kind = parameters.get("act_type")
+    inputs, fills = {"x": shape}, {}
+    if kind == "rrelu":
+        parameters |= {"lower_bound": 0.1, "upper_bound": 0.5}
+    elif kind == "prelu":
+        channels = shape[min(1, len(shape) - 1)]
+        fills["gamma"] = draw(values(special=()))
+        inputs["gamma"] = draw(st.sampled_from([(channels,), (1,), (1, channels), shape[:2]]))
+    special = NUMBERS if parameters.get("slope") == 0 else SPECIAL  # as with Activation
+    # The second output of rrelu is never written at inference.
+    return row(draw, Call("LeakyReLU", *inputs, **parameters)[0], inputs, draw(dtypes()), fills=fills, special=special)
+
+
+@st.composite
+def _clip(draw: st.DrawFn) -> Row:
+    bounds = st.sampled_from((0.0, -0.5, 0.7, 6.0, -2.0, 1e9, float("-inf"), float("inf")))
+    call = Call("clip", "x", a_min=draw(bounds), a_max=draw(bounds))
+    return row(draw, call, {"x": draw(shapes())}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _hard_sigmoid(draw: st.DrawFn) -> Row:
+    numbers = st.sampled_from((0.2, 0.5, 0.0, 1.0, -0.3, 2.0))
+    call = Call("hard_sigmoid", "x", **optional(draw, alpha=numbers, beta=numbers))
+    return row(draw, call, {"x": draw(shapes())}, draw(dtypes()))
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    "Activation": _activation(),
+    "LeakyReLU": _leaky_relu(),
+    "clip": _clip(),
+    "hard_sigmoid": _hard_sigmoid(),
+}

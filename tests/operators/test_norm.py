@@ -8,6 +8,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from tests.harness import Refusal, Row, assert_row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import SMALL, Call, axes, dtypes, optional, row, shapes
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -160,6 +161,7 @@ REFUSED = [
         "number of axes: found 1, required 2 or more",
     ),
     Refusal("LRN", "even", _op("LRN", nsize=4), {}, "nsize: found 4, required an odd number"),
+    Refusal("LRN", "alpha_0", _op("LRN", nsize=3, alpha=0), {}, "alpha and beta: found (0.0, 0.75), required more"),
     Refusal(
         "LRN",
         "float16",
@@ -221,25 +223,68 @@ def _random_group_norm(draw: DrawFn) -> Row:
     return Row("GroupNorm", f"{parameters}", _op("GroupNorm", **parameters), {"x": shape}, 1e-4, 1e-4)
 
 
+# Beside 60000 the variance of all else is lost to rounding.
+EPSILONS = st.sampled_from((1e-5, 1e-3, 1e-2, 2e-5, 1.0))
+
+
 @st.composite
-def _random_other(draw: DrawFn, operator: str) -> Row:
-    lowest = {"LRN": 4, "InstanceNorm": 3, "L2Normalization": 1}[operator]
-    shape = draw(_shapes(lowest, 4 if operator == "LRN" else 5))
-    if operator == "LRN":
-        parameters = {"nsize": draw(st.integers(1, 7)), "alpha": draw(EPS), "beta": 0.75, "knorm": draw(EPS) + 1}
-    else:
-        parameters = {"eps": draw(EPS)}
-    if operator == "L2Normalization":
-        parameters["mode"] = draw(st.sampled_from(["instance", "channel", "spatial"]))
-    return Row(operator, f"{parameters}", _op(operator, **parameters), {"x": shape}, 1e-4, 1e-4)
+def _batch_norm(draw: st.DrawFn) -> Row:
+    shape = draw(shapes(min_dims=2, max_dims=5))
+    parameters = optional(
+        draw,
+        eps=EPSILONS,
+        momentum=st.just(0.5),
+        fix_gamma=st.booleans(),
+        use_global_stats=st.booleans(),
+        axis=axes(len(shape)),
+        cudnn_off=st.booleans(),
+    )
+    if draw(st.integers(0, 9)) == 9:
+        parameters["output_mean_var"] = True
+    call = Call("BatchNorm", "x", name="op", **parameters)
+    return row(draw, call, {"x": shape}, draw(dtypes("float32", "float16", "float16")), atol=1e-5)
+
+
+@st.composite
+def _norm(draw: st.DrawFn, operator: str) -> Row:
+    shape = draw(shapes(min_dims=2 if operator == "LayerNorm" else 3, max_dims=5, max_side=6))
+    parameters = optional(draw, eps=EPSILONS)
+    if operator == "LayerNorm":
+        parameters |= optional(draw, axis=axes(len(shape)))
+    elif operator == "GroupNorm":
+        parameters |= optional(draw, num_groups=st.sampled_from([n for n in range(1, 7) if shape[1] % n == 0]))
+    if operator != "InstanceNorm" and draw(st.integers(0, 9)) == 9:
+        parameters["output_mean_var"] = True
+    call = Call(operator, "x", name="op", **parameters)
+    # Where all values are alike, an error of the mean counts 1 / sqrt(eps) times.
+    return row(draw, call, {"x": shape}, draw(dtypes()), atol=1e-4, special=SMALL)
+
+
+@st.composite
+def _l2_normalization(draw: st.DrawFn) -> Row:
+    parameters = optional(draw, eps=EPSILONS, mode=st.sampled_from("instance channel spatial".split()))
+    call = Call("L2Normalization", "x", **parameters)
+    return row(draw, call, {"x": draw(shapes(max_dims=5))}, draw(dtypes()))
+
+
+@st.composite
+def _lrn(draw: st.DrawFn) -> Row:
+    parameters = optional(
+        draw,
+        alpha=st.sampled_from((1e-4, 0.5, 0.0, 2.0)),
+        beta=st.sampled_from((0.75, 0.5, 1.0, 0.6)),
+        knorm=st.sampled_from((2.0, 1.0, 0.5)),
+    )
+    call = Call("LRN", "x", nsize=draw(st.sampled_from((1, 3, 3, 5, 5, 7, 4))), **parameters)
+    return row(draw, call, {"x": draw(shapes(min_dims=4, max_side=7))}, draw(dtypes()), special=SMALL)
 
 
 STRATEGIES: dict[str, SearchStrategy[Row]] = {
-    **{
-        n: _random_batch_norm(n)
-        for n in ("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU")
-    },
-    "LayerNorm": _random_layer_norm(),
-    "GroupNorm": _random_group_norm(),
-    **{name: _random_other(name) for name in ("InstanceNorm", "L2Normalization", "LRN")},
+    "BatchNorm": _batch_norm() | _random_batch_norm("BatchNorm"),
+    **{n: _random_batch_norm(n) for n in ("BatchNorm_v1", "_contrib_SyncBatchNorm", "_contrib_BatchNormWithReLU")},
+    "LayerNorm": _norm("LayerNorm") | _random_layer_norm(),
+    "GroupNorm": _norm("GroupNorm") | _random_group_norm(),
+    "InstanceNorm": _norm("InstanceNorm"),
+    "L2Normalization": _l2_normalization(),
+    "LRN": _lrn(),
 }

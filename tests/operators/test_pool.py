@@ -9,6 +9,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import FINITE, SMALL, Call, dtypes, optional, row, tuples
 
 S = mx.sym
 X = S.var("x")
@@ -235,13 +236,6 @@ def _random_pooling(draw: DrawFn) -> Row:
 
 
 @st.composite
-def _random_adaptive(draw: DrawFn) -> Row:
-    size = draw(st.just(()) | st.tuples(st.integers(1, 9)) | st.tuples(st.integers(1, 9), st.integers(1, 9)))
-    shape = draw(st.tuples(*[st.integers(1, 3)] * 2, *[st.integers(1, 9)] * 2))
-    return Row("_contrib_AdaptiveAvgPooling2D", f"{size}", _adaptive(output_size=size), {"x": shape}, 1e-5, 1e-5)
-
-
-@st.composite
 def _random_old(draw: DrawFn) -> Row:
     def pair(low: int, high: int) -> SearchStrategy[tuple[int, ...]]:
         return st.tuples(st.integers(low, high), st.integers(low, high))
@@ -258,8 +252,38 @@ def _random_old(draw: DrawFn) -> Row:
     return Row("Pooling_v1", f"{parameters}", _old(**parameters), {"x": shape}, 1e-5, 1e-5)
 
 
+@st.composite
+def _pooling(draw: st.DrawFn) -> Row:
+    ndim = draw(st.sampled_from((1, 2, 2, 2, 3)))
+    layouts = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
+    parameters = optional(
+        draw,
+        pool_type=st.sampled_from("max avg avg sum lp".split()),
+        kernel=tuples(st.integers(1, 4), ndim),
+        global_pool=st.booleans(),
+        pooling_convention=st.sampled_from("valid full full same".split()),
+        stride=tuples(st.integers(1, 3), ndim),
+        pad=tuples(st.integers(0, 2), ndim),
+        count_include_pad=st.booleans(),
+        layout=st.sampled_from((None, layouts[ndim])),
+    )
+    if parameters.get("pool_type") == "lp":
+        parameters["p_value"] = draw(st.integers(1, 3))
+    shape = (draw(st.integers(1, 2)), draw(st.integers(1, 3)), *draw(tuples(st.integers(1, 8), ndim)))
+    # The largest of only -inf is the lowest finite number on a CPU.
+    special = (*FINITE, float("inf")) if parameters.get("pool_type", "max") == "max" else SMALL
+    return row(draw, Call("Pooling", "x", name="op", **parameters), {"x": shape}, draw(dtypes()), special=special)
+
+
+@st.composite
+def _adaptive(draw: st.DrawFn) -> Row:
+    sizes = st.one_of(st.integers(1, 6), tuples(st.integers(1, 9), 1), tuples(st.integers(1, 9), 2), st.just(()))
+    call = Call("_contrib_AdaptiveAvgPooling2D", "x", **optional(draw, output_size=sizes))
+    return row(draw, call, {"x": draw(tuples(st.integers(1, 8), 4))}, draw(dtypes()), special=SMALL)
+
+
 STRATEGIES: dict[str, SearchStrategy[Row]] = {
-    "Pooling": _random_pooling(),
+    "Pooling": _pooling() | _random_pooling(),
     "Pooling_v1": _random_old(),
-    "_contrib_AdaptiveAvgPooling2D": _random_adaptive(),
+    "_contrib_AdaptiveAvgPooling2D": _adaptive(),
 }

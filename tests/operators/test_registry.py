@@ -15,9 +15,10 @@ from mxnet_trt_property.convert import node_info, variable_roles
 from mxnet_trt_property.infer import read_symbol
 from mxnet_trt_property.operators import registry
 from mxnet_trt_property.operators.registry import Operator, ParameterError, Parameters
-from tests.harness import Refusal, Row, all_rows, mx
+from tests.harness import Refusal, Row, all_rows, all_strategies, mx
 
 ENTRIES = operators.all_operators()
+STRATEGIES = all_strategies()
 
 # MXNet's names for types, as they begin the text that describes an argument, and ours.
 KINDS = {
@@ -59,6 +60,17 @@ def test_every_operator_has_rows(entry: Operator) -> None:
     assert any(row.operator == entry.name for row in all_rows("ACCEPTED"))
     if entry.is_conditional:
         assert any(row.operator == entry.name for row in all_rows("REFUSED"))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+def test_every_operator_has_a_strategy(entry: Operator) -> None:
+    """test_random.py compares what the strategies draw."""
+    assert entry.name in STRATEGIES
+
+
+def test_strategies_are_of_operators() -> None:
+    """A misspelt name would be a strategy that some operator lacks."""
+    assert {entry.name for entry in ENTRIES} >= set(STRATEGIES)
 
 
 def test_rows_have_different_names() -> None:

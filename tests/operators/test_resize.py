@@ -8,6 +8,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import SMALL, Call, dtypes, optional, row, tuples
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -32,6 +33,8 @@ ACCEPTED += [
         ("up_half_pixel", {"height": 11, "width": 13, "align_corners": False}),
         ("down_half_pixel", {"height": 3, "width": 4, "align_corners": False}),
         ("one", {"height": 1, "width": 4}),
+        ("one_half_pixel", {"height": 1, "width": 4, "align_corners": False}),
+        ("first_pixel", {"height": 1, "width": 1, "align_corners": False}),
         ("same", {"height": 5, "width": 7}),
         ("scale", {"scale_height": 2.3, "scale_width": 1.7}),
         ("scale_half_pixel", {"scale_height": 2.3, "scale_width": 1.7, "align_corners": False}),
@@ -130,19 +133,55 @@ def _random_upsampling(draw: DrawFn) -> Row:
     return Row("UpSampling", f"{mode}_{scale}_{ratio}", build, shapes, 1e-6, 1e-6)
 
 
+IMAGES = st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7))
+
+
 @st.composite
-def _random_block(draw: DrawFn, operator: str) -> Row:
-    block = draw(st.integers(1, 3))
-    batch, channels, height, width = draw(st.tuples(*[st.integers(1, 3)] * 4))
-    shape = (batch, channels * block**2, height, width)
-    if operator == "space_to_depth":
-        shape = (batch, channels, height * block, width * block)
-    return Row(operator, f"{block}", lambda: getattr(S, operator)(X, block_size=block), {"x": shape}, 0.0, 0.0)
+def _upsampling(draw: st.DrawFn) -> Row:
+    shape, scale = draw(IMAGES), draw(st.integers(1, 4))
+    parameters = optional(draw, multi_input_mode=st.sampled_from(("concat", "sum")))
+    if draw(st.integers(0, 3)) == 3:
+        call = Call(
+            "UpSampling", "x", "w", scale=scale, sample_type="bilinear", num_args=2, num_filter=shape[1], **parameters
+        )
+    else:
+        names = "xy"[: draw(st.sampled_from((1, 1, 1, 2)))]
+        call = Call("UpSampling", *names, scale=scale, sample_type="nearest", num_args=len(names), **parameters)
+    inputs = {name: shape for name in call.inputs if name != "w"}
+    return row(draw, call, inputs, draw(dtypes()), atol=1e-5)
+
+
+@st.composite
+def _bilinear_resize(draw: st.DrawFn) -> Row:
+    modes = "size odd_scale like to_even_down to_even_up to_odd_down to_odd_up".split()
+    mode = draw(st.sampled_from((None, None, "size", *modes)))
+    parameters = optional(draw, align_corners=st.booleans())
+    if mode is not None:
+        parameters["mode"] = mode
+    scales = st.sampled_from((0.5, 1.0, 1.7, 2.0, 2.3, 3.0))
+    if mode == "odd_scale" or (mode != "like" and draw(st.booleans())):
+        parameters |= {"scale_height": draw(scales), "scale_width": draw(scales)}
+    elif mode in (None, "size"):
+        parameters |= {"height": draw(st.integers(1, 12)), "width": draw(st.integers(1, 12))}
+    names = ("x", "y") if mode == "like" else ("x",)
+    call = Call("_contrib_BilinearResize2D", *names, **parameters)
+    inputs = {name: draw(IMAGES) for name in names}
+    # Where a weight is 0, the infinity or NaN beside it counts or does not.
+    return row(draw, call, inputs, draw(dtypes()), atol=1e-5, special=SMALL)
+
+
+@st.composite
+def _block(draw: st.DrawFn, operator: str) -> Row:
+    size = draw(st.integers(1, 3))
+    batch, channels, height, width = draw(tuples(st.integers(1, 3), 4))
+    to_space = operator == "depth_to_space"
+    shape = (batch, channels * size**2, height, width) if to_space else (batch, channels, height * size, width * size)
+    return row(draw, Call(operator, "x", block_size=size), {"x": shape}, draw(dtypes()), rtol=0, atol=0)
 
 
 STRATEGIES: dict[str, SearchStrategy[Row]] = {
-    "_contrib_BilinearResize2D": _random_resize(),
-    "UpSampling": _random_upsampling(),
-    "depth_to_space": _random_block("depth_to_space"),
-    "space_to_depth": _random_block("space_to_depth"),
+    "UpSampling": _upsampling() | _random_upsampling(),
+    "_contrib_BilinearResize2D": _bilinear_resize() | _random_resize(),
+    "depth_to_space": _block("depth_to_space"),
+    "space_to_depth": _block("space_to_depth"),
 }

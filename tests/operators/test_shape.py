@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import SPECIAL, Call, axes, axis_lists, dtypes, optional, row, shapes, values
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -88,3 +92,127 @@ REFUSED = [
     Refusal("Cast", "float64", lambda: S.Cast(X, dtype="float64"), SHAPE, "dtype: found float64, required float32"),
     Refusal("amp_cast", "int8", lambda: S.amp_cast(X, dtype="int8"), SHAPE, "dtype: found int8, required float32"),
 ]
+
+
+def _keeps_elements(row: Row) -> bool:
+    """Whether the result has as many elements as x: others pass MXNet's inference and destroy memory."""
+    try:
+        _, outputs, _ = row.build().infer_shape(**row.shapes)
+    except mx.MXNetError:
+        return True
+    return outputs is None or np.prod(outputs[0]) == np.prod(row.shapes["x"])
+
+
+@st.composite
+def _codes(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Draws a target of Reshape: mostly what fits, now and then what does not."""
+    codes: list[int] = []
+    axis = 0
+    while axis < len(shape):
+        kind = draw(st.sampled_from((0, 0, shape[axis], -1, -2, -3, -4, 1)))
+        if kind == -1 and -1 in codes:
+            kind = 0
+        if kind == -2:
+            codes.append(-2)
+            break
+        if kind == -3 and axis + 1 < len(shape):
+            codes.append(-3)
+            axis += 1
+        elif kind == -4:
+            first = draw(st.sampled_from([n for n in range(1, shape[axis] + 1) if shape[axis] % n == 0]))
+            codes += [-4, *draw(st.sampled_from([(first, -1), (-1, first), (first, shape[axis] // first)]))]
+        else:
+            codes.append(0 if kind == -3 else kind)
+        axis += 1
+    return (*codes, *draw(st.sampled_from([(), (), (1,), (-1,)])))
+
+
+@st.composite
+def _reshape_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes(max_side=6))
+    parameters = {"shape": draw(_codes(shape)), **optional(draw, reverse=st.booleans())}
+    if draw(st.integers(0, 7)) == 7:
+        parameters = {"target_shape": (shape[0], 0), **optional(draw, keep_highest=st.booleans())}
+    return row(draw, Call("Reshape", "x", **parameters), {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _reshape_like_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes())
+    other = draw(st.permutations(shape)).copy()
+    parameters = {}
+    if draw(st.booleans()):
+        other = [*shape[:1], *shape[1:], 3]
+        end = len(shape) if draw(st.booleans()) else -len(other) + len(shape)
+        parameters = {"lhs_begin": 0, "lhs_end": None, "rhs_begin": 0, "rhs_end": end}
+    call = Call("reshape_like", "x", "y", **parameters)
+    both = {"x": shape, "y": tuple(other)}
+    return row(draw, call, both, draw(dtypes()), rtol=0, atol=0, dtypes={"y": draw(dtypes())})
+
+
+@st.composite
+def _join(draw: st.DrawFn, operator: str) -> Row:
+    shape, names = draw(shapes()), "xyz"[: draw(st.integers(1, 3))]
+    inputs = dict.fromkeys(names, shape)
+    if operator == "stack":
+        parameters = optional(draw, axis=st.integers(-len(shape) - 1, len(shape)))
+    else:
+        parameters = optional(draw, dim=axes(len(shape)))
+        axis = parameters.get("dim", 1) % len(shape)
+        inputs = {n: (*shape[:axis], draw(st.integers(1, 4)), *shape[axis + 1 :]) for n in names}
+    # One input twice is no rare case: a recurrent network stacks the same state.
+    order = draw(st.lists(st.sampled_from(names), min_size=len(names), max_size=4).filter(lambda o: {*o} == {*names}))
+    return row(draw, Call(operator, *order, **parameters), inputs, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _axes_row(draw: st.DrawFn, operator: str) -> Row:
+    shape = draw(shapes())
+    ndim = len(shape)
+    parameters = {
+        "transpose": lambda: optional(draw, axes=axis_lists(ndim, min_size=ndim)),
+        "SwapAxis": lambda: optional(draw, dim1=axes(ndim), dim2=axes(ndim)),
+        "expand_dims": lambda: {"axis": draw(st.integers(-ndim - 1, ndim))},
+        "squeeze": lambda: optional(draw, axis=st.one_of(axis_lists(ndim, min_size=1), axes(ndim), st.none())),
+        "Flatten": dict,
+    }[operator]()
+    return row(draw, Call(operator, "x", **parameters), {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+TYPES = "float32 float16 float64 int32 int64 int8 uint8 bool".split()
+
+
+@st.composite
+def _cast_row(draw: st.DrawFn, operator: str) -> Row:
+    dtype = draw(st.sampled_from(TYPES[:-1]))
+    target = draw(st.sampled_from(TYPES[:3] if operator == "amp_cast" else TYPES))
+    # What becomes of a float that an integer does not hold is not defined, and negative ones go to no uint8.
+    special = SPECIAL if target.startswith("float") else (0.0, -0.0, 0.5, 2.5, -2.5, 100.7)
+    fills = {"x": draw(values(dtype, 0, 100, special=special[:4]))} if target == "uint8" else {}
+    call = Call(operator, "x", dtype=target)
+    return row(draw, call, {"x": draw(shapes())}, dtype, rtol=0, atol=0, fills=fills, special=special)
+
+
+@st.composite
+def _identity_row(draw: st.DrawFn, operator: str) -> Row:
+    shape = draw(shapes())
+    parameters = {}
+    if operator == "Dropout":
+        parameters = optional(draw, p=st.sampled_from((0.0, 0.5, 0.9)), axes=axis_lists(len(shape)))
+    elif operator == "MakeLoss":
+        parameters = optional(draw, grad_scale=st.just(2.0), valid_thresh=st.just(0.5))
+    inputs = {"x": shape, "y": shape} if operator == "_identity_with_attr_like_rhs" else {"x": shape}
+    return row(draw, Call(operator, *inputs, **parameters), inputs, draw(dtypes()), rtol=0, atol=0)
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    "Reshape": _reshape_row().filter(_keeps_elements),
+    "reshape_like": _reshape_like_row().filter(_keeps_elements),
+    **{name: _join(name) for name in ("Concat", "stack")},
+    **{name: _axes_row(name) for name in ("transpose", "SwapAxis", "expand_dims", "squeeze", "Flatten")},
+    **{name: _cast_row(name) for name in ("Cast", "amp_cast")},
+    **{
+        name: _identity_row(name)
+        for name in ("Dropout", "_copy", "BlockGrad", "make_loss", "MakeLoss", "_identity_with_attr_like_rhs")
+    },
+}

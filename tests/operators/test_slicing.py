@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import Call, axes, axis_lists, dtypes, optional, row, shapes, tuples
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -81,5 +84,121 @@ REFUSED = [
         {},
         "size of each part, which must not be 0,: found an unknown",
     ),
+    Refusal(
+        "Pad",
+        "reflect_all",
+        _pad("reflect", 0, 0, 0, 0, 0, 1),
+        {"x": (1, 2, 3, 4, 1)},
+        "mode reflect: found (0, 0, 0, 0, 0, 0, 0, 0, 0, 1), required less than the sizes, (1, 2, 3, 4, 1)",
+    ),
+    Refusal("Pad", "reflect_unknown", _pad("reflect", 0, 1, 0, 0), {}, "mode reflect: found an unknown shape"),
     Refusal("Pad", "negative", _pad("constant", -1, 0, 0, 0), {}, "pad_width: found"),
 ]
+
+
+BOUNDS = st.one_of(st.none(), st.integers(-6, 6))
+
+
+@st.composite
+def _slice_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes(max_side=6))
+    length = draw(st.integers(1, len(shape)))
+    parameters = {"begin": draw(tuples(BOUNDS, length)), "end": draw(tuples(BOUNDS, length))}
+    parameters |= optional(draw, step=tuples(st.sampled_from((1, 1, 2, 3, -1, -2, None)), length))
+    return row(draw, Call("slice", "x", **parameters), {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _slice_axis_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes(max_side=6))
+    call = Call("slice_axis", "x", axis=draw(axes(len(shape))), begin=draw(st.integers(-6, 5)), end=draw(BOUNDS))
+    return row(draw, call, {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _slice_like_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes(max_side=6))
+    like = tuple(draw(st.integers(1, size)) for size in shape)
+    call = Call("slice_like", "x", "y", **optional(draw, axes=axis_lists(len(shape))))
+    return row(draw, call, {"x": shape, "y": like}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _split_row(draw: st.DrawFn, operator: str) -> Row:
+    shape = draw(shapes())
+    axis = draw(axes(len(shape)))
+    parts = draw(st.integers(1, 3))
+    squeeze = draw(st.booleans())
+    size = parts * (1 if squeeze else draw(st.integers(1, 3)))
+    at = axis % len(shape)
+    shape = (*shape[:at], size, *shape[at + 1 :])
+    parameters = {"axis": axis, "squeeze_axis": squeeze}
+    if operator == "SliceChannel":
+        parameters["num_outputs"] = parts
+    elif draw(st.booleans()):
+        parameters |= {"sections": parts, "indices": ()}
+    else:
+        cuts = draw(st.lists(st.integers(1, max(size - 1, 1)), max_size=2, unique=True))
+        parameters |= {"sections": 0, "indices": (0, *sorted(cuts))}
+    return row(draw, Call(operator, "x", **parameters), {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _crop_row(draw: st.DrawFn) -> Row:
+    shape = draw(tuples(st.integers(1, 7), 4))
+    size = tuple(draw(st.integers(1, n)) for n in shape[2:])
+    parameters = optional(draw, center_crop=st.booleans(), offset=tuples(st.integers(0, 2), 2))
+    if draw(st.booleans()):
+        inputs = {"x": shape, "y": (1, 1, *size)}
+        call = Call("Crop", *inputs, num_args=2, **parameters)
+    else:
+        inputs = {"x": shape}
+        call = Call("Crop", *inputs, num_args=1, h_w=size, **parameters)
+    return row(draw, call, inputs, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _reverse_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes())
+    call = Call("reverse", "x", axis=draw(st.one_of(axis_lists(len(shape), min_size=1), axes(len(shape)))))
+    return row(draw, call, {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _pad_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes(min_dims=4, max_dims=5))
+    mode = draw(st.sampled_from("constant edge reflect".split()))
+    # Where a mirrored part is longer than the axis, MXNet reads outside its memory.
+    widths = [draw(st.integers(0, min(3, size - (mode == "reflect")))) for size in shape[2:] for _ in range(2)]
+    parameters = optional(draw, constant_value=st.sampled_from((0.0, 1.5, -2.0, 1e30)))
+    call = Call("Pad", "x", mode=mode, pad_width=(0, 0, 0, 0, *widths), **parameters)
+    return row(draw, call, {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _tile_row(draw: st.DrawFn) -> Row:
+    # MXNet leaves the result unwritten where it repeats along many axes.
+    reps = draw(st.lists(st.integers(1, 3), max_size=4).filter(lambda r: sum(n > 1 for n in r) <= 2))
+    return row(draw, Call("tile", "x", reps=tuple(reps)), {"x": draw(shapes())}, draw(dtypes()), rtol=0, atol=0)
+
+
+@st.composite
+def _repeat_row(draw: st.DrawFn) -> Row:
+    shape = draw(shapes())
+    parameters = optional(draw, axis=st.one_of(axes(len(shape)), st.none()))
+    call = Call("repeat", "x", repeats=draw(st.integers(1, 3)), **parameters)
+    return row(draw, call, {"x": shape}, draw(dtypes()), rtol=0, atol=0)
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    "slice": _slice_row(),
+    "slice_axis": _slice_axis_row(),
+    "slice_like": _slice_like_row(),
+    "SliceChannel": _split_row("SliceChannel"),
+    "_split_v2": _split_row("_split_v2"),
+    "Crop": _crop_row(),
+    "reverse": _reverse_row(),
+    "Pad": _pad_row(),
+    "tile": _tile_row(),
+    "repeat": _repeat_row(),
+}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from tests.harness import Refusal, Row, mx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
+from tests.operators.strategies import FINITE, Call, axes, dtypes, optional, row, shapes, values
 
 S = mx.sym
 X, Y = S.var("x"), S.var("y")
@@ -53,9 +56,10 @@ REFUSED = [
     for kind in ("softmax", "softmin", "log_softmax")
     for name, inputs, parameters, shapes, reason in [
         ("dtype", (X,), {"dtype": "float16"}, {}, "dtype: found float16, required None or the input's, float32"),
+        ("cold", (X,), {"temperature": 0}, {}, "temperature: found 0.0, required more than 0"),
         ("length", (X, Y), {"use_length": True}, {"y": (2,)}, "use_length: found True, required False"),
     ]
-    if name == "dtype" or kind == "softmax"
+    if name != "length" or kind == "softmax"
 ]
 REFUSED += [
     Refusal(
@@ -64,3 +68,69 @@ REFUSED += [
     Refusal("SoftmaxOutput", "unknown_shape", _output(), {}, "number of axes: found an unknown shape"),
     Refusal("SoftmaxActivation", "4d", lambda: S.SoftmaxActivation(X), SHAPE, "number of axes: found 4, required 2"),
 ]
+
+# What a softmax gives for inf and NaN depends on the build of MXNet: with oneDNN some elements are 0 where all are NaN
+# without it.
+DEFINED = (*FINITE, float("-inf"))
+
+
+@st.composite
+def _softmax(draw: st.DrawFn, operator: str) -> Row:
+    shape, dtype = draw(shapes()), draw(dtypes())
+    parameters = optional(
+        draw,
+        axis=axes(len(shape)),
+        temperature=st.sampled_from((0.1, 0.5, 1.0, 2.5, 10.0, -1.0)),
+        dtype=st.sampled_from(("float32", "float16", "float64")),
+    )
+    if operator == "softmax" and draw(st.integers(0, 4)) == 4:
+        axis = parameters.get("axis", -1) % len(shape)
+        lengths = shape[:axis] + shape[axis + 1 :]
+        call = Call(operator, "x", "y", use_length=True, **parameters)
+        # A length beyond the axis makes MXNet write behind its memory.
+        fills = {"y": draw(values("int32", 0, shape[axis] + 1))}
+        return row(draw, call, {"x": shape, "y": lengths}, dtype, dtypes={"y": "int32"}, fills=fills, special=DEFINED)
+    # oneDNN's logarithm of 1 is 1.4e-6.
+    atol = 1e-5 if operator == "log_softmax" else 1e-6
+    return row(draw, Call(operator, "x", **parameters), {"x": shape}, dtype, atol=atol, special=DEFINED)
+
+
+@st.composite
+def _softmax_output(draw: st.DrawFn) -> Row:
+    parameters = optional(
+        draw,
+        multi_output=st.booleans(),
+        preserve_shape=st.booleans(),
+        grad_scale=st.just(2.0),
+        use_ignore=st.booleans(),
+        ignore_label=st.just(1.0),
+        normalization=st.sampled_from(("null", "batch", "valid")),
+        out_grad=st.booleans(),
+        smooth_alpha=st.just(0.1),
+    )
+    return row(
+        draw, Call("SoftmaxOutput", "x", "label", **parameters), {"x": draw(shapes())}, draw(dtypes()), special=DEFINED
+    )
+
+
+@st.composite
+def _softmax_activation(draw: st.DrawFn) -> Row:
+    call = Call("SoftmaxActivation", "x", **optional(draw, mode=st.sampled_from(("instance", "channel"))))
+    return row(draw, call, {"x": draw(shapes())}, draw(dtypes()), special=DEFINED)
+
+
+@st.composite
+def _regression_output(draw: st.DrawFn, operator: str) -> Row:
+    call = Call(operator, "x", "label", **optional(draw, grad_scale=st.just(3.0)))
+    return row(draw, call, {"x": draw(shapes())}, draw(dtypes()))
+
+
+STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
+    **{name: _softmax(name) for name in ("softmax", "softmin", "log_softmax")},
+    **{
+        name: _regression_output(name)
+        for name in ("LogisticRegressionOutput", "LinearRegressionOutput", "MAERegressionOutput")
+    },
+    "SoftmaxOutput": _softmax_output(),
+    "SoftmaxActivation": _softmax_activation(),
+}
