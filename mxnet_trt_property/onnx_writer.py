@@ -102,6 +102,10 @@ class OnnxWriter:
         """Adds a constant of int64: axes, shapes, pads and the like."""
         return self.constant(np.array(list(values), dtype=np.int64))
 
+    def fill(self, value: float, shape: Sequence[int], dtype: np.dtype[Any]) -> str:
+        """Writes a tensor of one value; unlike a constant it takes no room in the model."""
+        return self.node("Expand", [self.scalar(value, dtype), self.ints(shape)])
+
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Converts to another dtype."""
         return self.node("Cast", [name], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
