@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import infer, native, partition, session, settings
+from mxnet_trt_property import closed, infer, native, partition, session, settings
 from mxnet_trt_property.errors import ConversionError, message
 from mxnet_trt_property.graph import Graph
 
@@ -52,7 +52,14 @@ def decide(
     """
     config = settings.read(options)
     graph = infer.read_symbol(symbol)
-    return partition.decide(graph, infer.infer_tensors(symbol, shapes, dtypes), config)
+    tensors = infer.infer_tensors(symbol, shapes, dtypes)
+    refused: dict[int, str] = {}
+    while True:
+        decisions = partition.decide(graph, tensors, config, refused)
+        found = closed.open_nodes(decisions, tensors)
+        if not found:
+            return decisions
+        refused.update(dict.fromkeys(found, closed.REASON))
 
 
 def build(
