@@ -74,22 +74,29 @@ class ConvertedModel:
 def variable_roles(graph: Graph, may_be_weight: Callable[[Node], bool]) -> dict[int, Role]:
     """Returns what each variable is to the engine.
 
-    A weight is a variable that `may_be_weight` allows and that is read in weight slots only. A variable
-    that no head depends on (a label) is unused. All others are inputs.
+    A weight is a variable that `may_be_weight` allows and that is read in weight slots only, there itself or
+    through operators that are folded. A variable that no head depends on (a label) is unused. All others are inputs.
     """
     live = _live(graph)
     heads = {head.node for head in graph.heads}
     roles: dict[int, Role] = {}
-    for node in graph.nodes:
-        if not node.is_variable:
-            continue
+    folded: set[int] = set()
+    # Who reads a node comes after it.
+    for node in reversed(graph.nodes):
         if node.id not in live:
-            roles[node.id] = "unused"
+            if node.is_variable:
+                roles[node.id] = "unused"
             continue
         uses = [(graph.nodes[c], slot) for c, slot in graph.consumers[node.id] if c in live]
-        only_weight = all(slot in _slots(use, "weights") for use, slot in uses if slot not in _slots(use, "ignored"))
-        is_weight = node.id not in heads and only_weight and may_be_weight(node)
-        roles[node.id] = "weight" if is_weight else "input"
+        only_weight = node.id not in heads and all(
+            slot in _slots(use, "weights") or use.id in folded
+            for use, slot in uses
+            if slot not in _slots(use, "ignored")
+        )
+        if node.is_variable:
+            roles[node.id] = "weight" if only_weight and may_be_weight(node) else "input"
+        elif only_weight and (entry := operators.find(node.op)) is not None and entry.folds:
+            folded.add(node.id)
     return roles
 
 

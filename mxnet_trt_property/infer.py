@@ -7,6 +7,7 @@ over the internals gives one Tensor an Entry, also where two nodes share a name.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,21 @@ def read_symbol(symbol: Any) -> Graph:
     return Graph.from_json(getattr(tojson, "__wrapped__", tojson)(symbol, remove_amp_cast=False))
 
 
+def load_symbol(data: Mapping[str, Any]) -> Any:
+    """Returns the symbol of a graph in the form of MXNet's JSON text, without the version."""
+    import mxnet as mx
+
+    # Without it MXNet takes the text for one of version 0.8, upgrades it, and says so on stderr.
+    version = {"mxnet_version": ["int", _version_number(mx.__version__)]}
+    return mx.sym.load_json(json.dumps({**data, "attrs": version}))
+
+
+def _version_number(text: str) -> int:
+    """Returns MXNet's version as its JSON files hold it: 1.9.1 is 10901."""
+    major, minor, patch = (int(part) for part in text.split(".")[:3])
+    return major * 10000 + minor * 100 + patch
+
+
 def infer_tensors(
     symbol: Any,
     shapes: Mapping[str, tuple[int, ...]],
@@ -47,7 +63,9 @@ def infer_tensors(
     heads = read_symbol(internals).heads
     arguments = set(symbol.list_arguments())
     known = {k: v for k, v in shapes.items() if k in arguments}
-    args, outs, auxs = internals.infer_shape_partial(**known) if known else (None, None, None)
+    # With nothing to go on some operators fail; a symbol of creations alone has nothing that could be given.
+    is_possible = bool(known) or not arguments
+    args, outs, auxs = internals.infer_shape_partial(**known) if is_possible else (None, None, None)
     found_shapes = _by_entry(internals, heads, args, outs, auxs)
     types = {k: v for k, v in dtypes.items() if k in arguments}
     found_types = _by_entry(internals, heads, *_infer_types(internals, types))

@@ -138,6 +138,10 @@ class OnnxWriter:
         steps, condition = self.constant(np.array(count, np.int64)), self.constant(np.array(True))
         return self.node("Loop", [steps, condition, state], body=graph)
 
+    def fill(self, value: float, shape: Sequence[int], dtype: np.dtype[Any]) -> str:
+        """Writes a tensor of one value; unlike a constant it takes no room in the model."""
+        return self.node("Expand", [self.scalar(value, dtype), self.ints(shape)])
+
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Converts to another dtype."""
         return self.node("Cast", [name], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Optional
 
 from mxnet_trt_property import convert
@@ -81,7 +82,7 @@ class Partition:
 
 
 def decide(
-    graph: Graph, tensors: Mapping[Entry, Tensor], settings: Settings, refused: Optional[Mapping[int, str]] = None
+    graph: Graph, tensors: Mapping[Entry, Tensor], settings: Settings, refused: Mapping[int, str] = MappingProxyType({})
 ) -> Partition:
     """Returns the decision for each operator node of `graph`.
 
@@ -89,13 +90,14 @@ def decide(
         graph: The whole graph of a symbol.
         tensors: What is known of its edges; shapes and dtypes may be None.
         settings: The exclusions and the smallest size of a subgraph.
-        refused: Reasons that come from elsewhere than the registry, by node id.
+        refused: Nodes that stay with MXNet whatever their entries say, with the reasons.
     """
     roles = convert.variable_roles(graph, lambda node: True)
-    reasons = {node.id: _reason(graph, tensors, roles, node, settings) for node in graph.operators}
+    reasons = {
+        node.id: refused.get(node.id) or _reason(graph, tensors, roles, node, settings) for node in graph.operators
+    }
     for node_id in _shapeless(graph, tensors):
         reasons[node_id] = reasons[node_id] or _NO_SHAPE
-    reasons.update(refused or {})
     decisions = {node.id: Decision(node, reasons[node.id]) for node in graph.operators}
     for number, members in enumerate(_components(graph, reasons)):
         if len(members) < settings.min_subgraph_size:

@@ -139,26 +139,16 @@ def _infer(
     text: str, variables: Sequence[Node], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int]
 ) -> infer.Tensors:
     """Infers with variables renamed by position, since inference goes by name and names may repeat."""
-    import mxnet as mx
-
     data = json.loads(text)
     names = [f"in{i}" for i in range(len(variables))]
     for name, node in zip(names, variables):
         data["nodes"][node.id]["name"] = name
         # Shape and dtype hints of the original variable would contradict another shape that is bound now.
         data["nodes"][node.id].pop("attrs", None)
-    # Without it MXNet takes the text for one of version 0.8, upgrades it, and says so on stderr.
-    data["attrs"] = {"mxnet_version": ["int", _version_number(mx.__version__)]}
-    symbol = mx.sym.load_json(json.dumps(data))
+    symbol = infer.load_symbol(data)
     known_shapes = dict(zip(names, shapes))
     known_dtypes = {name: DTYPES[flag] for name, flag in zip(names, dtypes)}
     return infer.infer_tensors(symbol, known_shapes, known_dtypes)
-
-
-def _version_number(text: str) -> int:
-    """Returns MXNet's version as its JSON files hold it: 1.9.1 is 10901."""
-    major, minor, patch = (int(part) for part in text.split(".")[:3])
-    return major * 10000 + minor * 100 + patch
 
 
 def _structure_hash(graph: Graph, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int]) -> str:

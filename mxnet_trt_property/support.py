@@ -15,7 +15,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import convert, forks, partition
+from mxnet_trt_property import closed, convert, forks, partition
 from mxnet_trt_property.engines.registry import Engine
 from mxnet_trt_property.graph import Entry, Graph, Node, Tensor
 from mxnet_trt_property.settings import Settings
@@ -44,17 +44,16 @@ def decide(
         settings: The settings.
         engine: The engine that will be tried first; None asks nobody.
     """
-    found = partition.decide(graph, tensors, settings)
     ask = getattr(engine, "refused_nodes", None)
-    if engine is None or ask is None:
-        return found
     refused: dict[int, str] = {}
     while True:
-        new = _refused_by(engine, ask, graph, tensors, found)
+        found = partition.decide(graph, tensors, settings, refused)
+        new = dict.fromkeys(closed.open_nodes(found, tensors), closed.REASON)
+        if not new and engine is not None and ask is not None:
+            new = _refused_by(engine, ask, graph, tensors, found)
         if not new:
             return found
         refused.update(new)
-        found = partition.decide(graph, tensors, settings, refused)
 
 
 def _refused_by(

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import INTS, dtype_of, shape_of
+from mxnet_trt_property.operators.common import ELEMENTS, NUMBERS, check_dtype, dtype_of, shape_of
 from mxnet_trt_property.operators.elementwise import ScalarParameters
-from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
+from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 # By the middle of MXNet's names: broadcast_greater, _greater (equal shapes) and _greater_scalar.
 _COMPARISONS = {
@@ -46,18 +46,21 @@ class BroadcastLikeParameters(Parameters):
 
 
 # The target comes out of MXNet's inference, so the parameters need not be read again.
-@operator("broadcast_to", parameters=BroadcastToParameters)
-@operator("broadcast_axis", parameters=BroadcastAxisParameters)
-@operator("broadcast_like", parameters=BroadcastLikeParameters, ignored=(1,))
+@operator("broadcast_to", parameters=BroadcastToParameters, dtypes=ELEMENTS)
+@operator("broadcast_axis", parameters=BroadcastAxisParameters, dtypes=NUMBERS)
+@operator("broadcast_like", parameters=BroadcastLikeParameters, ignored=(1,), dtypes=ELEMENTS)
 def _expand(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("Expand", [inputs[0], w.ints(shape_of(node.outputs[0]))])]
 
 
-@operator("zeros_like", ignored=(0,))
-@operator("ones_like", ignored=(0,))
+def _check_filled(params: Parameters, node: NodeInfo) -> Optional[str]:
+    return check_dtype("the output", node.outputs[0], NUMBERS) if node.outputs else None
+
+
+@operator("zeros_like", check=_check_filled, ignored=(0,))
+@operator("ones_like", check=_check_filled, ignored=(0,))
 def _filled(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    value = w.scalar(float(node.op == "ones_like"), dtype_of(node.outputs[0]))
-    return [w.node("Expand", [value, w.ints(shape_of(node.outputs[0]))])]
+    return [w.fill(float(node.op == "ones_like"), shape_of(node.outputs[0]), dtype_of(node.outputs[0]))]
 
 
 def _compare(node: NodeInfo, sides: Sequence[str], kind: str, w: OnnxWriter) -> Sequence[str]:
@@ -85,9 +88,6 @@ for _kind in _COMPARISONS:
 
 def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
     condition, *values = node.inputs
-    for tensor in values:
-        if tensor.dtype is not None and tensor.dtype not in FLOATS:
-            return reason("dtype of the values", found=tensor.dtype.name, required="float32 or float16")
     if condition.shape is None or values[0].shape is None:
         return needs_shape("condition")
     # A condition of one axis chooses whole rows in MXNet, where ONNX would broadcast it from the right.
@@ -98,7 +98,7 @@ def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-@operator("where", check=_check_where, dtypes=FLOATS + INTS)
+@operator("where", check=_check_where, dtypes=NUMBERS)
 def _where(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     zero = w.scalar(0, dtype_of(node.inputs[0]))
     is_zero = w.node("Equal", [inputs[0], zero])

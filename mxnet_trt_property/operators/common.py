@@ -9,10 +9,15 @@ import numpy as np
 
 from mxnet_trt_property.graph import Tensor
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.registry import NodeInfo, reason
+from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, needs_shape, reason
 
 FLOAT32 = (np.dtype("float32"),)
 INTS = (np.dtype("int32"), np.dtype("int64"))
+NUMBERS = FLOATS + INTS
+BOOL = (np.dtype("bool"),)
+UINT8 = (np.dtype("uint8"),)
+ELEMENTS = NUMBERS + BOOL
+"""The dtypes of operators that move elements and look at none; MXNet has bool for some of these only."""
 
 CHANNELS_LAST = ("NWC", "NHWC", "NDHWC")
 
@@ -43,6 +48,20 @@ def check_weights(node: NodeInfo, slots: Sequence[int], names: Sequence[str]) ->
         if slot < len(node.inputs) and not node.inputs[slot].is_weight:
             return reason(name, found="a value that changes between runs", required="a parameter of the network")
     return None
+
+
+def check_dtype(name: str, tensor: Tensor, dtypes: Sequence[np.dtype[Any]]) -> Optional[str]:
+    """Returns why a tensor's dtype is refused; one that is unknown is not."""
+    if tensor.dtype is None or tensor.dtype in dtypes:
+        return None
+    return reason(f"dtype of {name}", found=tensor.dtype.name, required=" or ".join(d.name for d in dtypes))
+
+
+def check_output(node: NodeInfo, dtypes: Sequence[np.dtype[Any]]) -> Optional[str]:
+    """Returns why a node is refused whose output's shape and dtype do not follow from its inputs alone."""
+    if not node.outputs or node.outputs[0].shape is None or node.outputs[0].dtype is None:
+        return needs_shape("output")
+    return check_dtype("the output", node.outputs[0], dtypes)
 
 
 def spread(values: tuple[int, ...], default: int, ndim: int) -> list[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import shape_of
+from mxnet_trt_property.operators.common import FLOAT32, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -82,3 +82,19 @@ def _matrix_product(params: DotParameters, node: NodeInfo, inputs: Sequence[str]
         axes = list(range(len(shape_of(tensor))))
         sides.append(w.transpose(name, [*axes[:-2], axes[-1], axes[-2]]) if transposed else name)
     return [w.node("MatMul", sides)]
+
+
+class KhatriRaoParameters(Parameters):
+    """khatri_rao takes the number of its inputs as an attribute that its argument list does not name."""
+
+    IGNORED = Parameters.IGNORED | {"num_args"}
+
+
+@operator("khatri_rao", parameters=KhatriRaoParameters, dtypes=FLOAT32)
+def _khatri_rao(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    columns = shape_of(node.outputs[0])[1]
+    result = inputs[0]
+    for matrix in inputs[1:]:
+        product = w.node("Mul", [w.unsqueeze(result, (1,)), w.unsqueeze(matrix, (0,))])
+        result = w.reshape(product, (-1, columns))
+    return [result]

@@ -1,20 +1,17 @@
-"""Look-ups by index: Embedding and take. MXNet clips an index that is out of range, ONNX does not define it."""
+"""Look-ups by index along one axis: Embedding, take, pick, batch_take and one_hot."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Optional
 
 import numpy as np
 
-from mxnet_trt_property.graph import Tensor
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import INTS, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import NUMBERS, check_dtype, check_output, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.indices import check_count, clip, place
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
-
-# The largest count of rows whose every index float32 holds exactly.
-_FLOAT_INDICES = 2**24
 
 
 @dataclass(frozen=True)
@@ -35,49 +32,96 @@ class TakeParameters(Parameters):
     mode: str = "clip"
 
 
-def _check_data(name: str, tensor: Tensor) -> Optional[str]:
-    if tensor.dtype is None or tensor.dtype in FLOATS:
-        return None
-    return reason(f"dtype of {name}", found=tensor.dtype.name, required=" or ".join(d.name for d in FLOATS))
+@dataclass(frozen=True)
+class PickParameters(Parameters):
+    """Parameters of pick; MXNet has no pick without an axis."""
+
+    axis: Optional[int] = -1
+    keepdims: bool = False
+    mode: str = "clip"
 
 
-def _check_count(count: int, indices: Tensor) -> Optional[str]:
-    if count > _FLOAT_INDICES and (indices.dtype is None or indices.dtype in FLOATS):
-        return reason("number of rows", found=count, required=f"at most {_FLOAT_INDICES} with indices in floats")
-    return None
+@dataclass(frozen=True)
+class OneHotParameters(Parameters):
+    """Parameters of one_hot; the output has the dtype."""
 
+    IGNORED = Parameters.IGNORED | {"dtype"}
 
-def _gather(data: str, indices: str, axis: int, count: int, dtype: np.dtype[Any], w: OnnxWriter) -> str:
-    # Clipped before the conversion: a float beyond int32 has no defined integer, and between -1 and 0 both
-    # orders give 0.
-    if dtype == np.float16:
-        indices, dtype = w.cast(indices, np.dtype("float32")), np.dtype("float32")
-    clipped = w.node("Min", [w.node("Max", [indices, w.scalar(0, dtype)]), w.scalar(count - 1, dtype)])
-    if dtype not in INTS:
-        clipped = w.cast(clipped, np.dtype("int32"))
-    return w.node("Gather", [data, clipped], axis=axis)
+    depth: int
+    on_value: float = 1.0
+    off_value: float = 0.0
 
 
 def _check_embedding(params: EmbeddingParameters, node: NodeInfo) -> Optional[str]:
-    return _check_data("weight", node.inputs[1]) or _check_count(params.input_dim, node.inputs[0])
+    return check_dtype("weight", node.inputs[1], FLOATS) or check_count(params.input_dim, node.inputs[0])
 
 
-@operator("Embedding", parameters=EmbeddingParameters, check=_check_embedding, weights=(1,), dtypes=FLOATS + INTS)
+@operator("Embedding", parameters=EmbeddingParameters, check=_check_embedding, weights=(1,), dtypes=NUMBERS)
 def _embedding(params: EmbeddingParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return [_gather(inputs[1], inputs[0], 0, params.input_dim, dtype_of(node.inputs[0]), w)]
+    clipped, _ = clip(inputs[0], dtype_of(node.inputs[0]), 0, params.input_dim - 1, w)
+    return [w.node("Gather", [inputs[1], clipped], axis=0)]
 
 
 def _check_take(params: TakeParameters, node: NodeInfo) -> Optional[str]:
-    if params.mode != "clip":
-        return reason("mode", found=params.mode, required="clip")
+    if params.mode == "raise":
+        return reason("mode", found=params.mode, required="clip or wrap, as no engine raises")
     shape = node.inputs[0].shape
     if shape is None:
         return needs_shape("number of rows")
-    return _check_data("a", node.inputs[0]) or _check_count(shape[positive(params.axis, len(shape))], node.inputs[1])
+    return check_count(shape[positive(params.axis, len(shape))], node.inputs[1])
 
 
-@operator("take", parameters=TakeParameters, check=_check_take, dtypes=FLOATS + INTS)
+@operator("take", parameters=TakeParameters, check=_check_take, dtypes=NUMBERS)
 def _take(params: TakeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.inputs[0])
     axis = positive(params.axis, len(shape))
-    return [_gather(inputs[0], inputs[1], axis, shape[axis], dtype_of(node.inputs[1]), w)]
+    indices, _ = place(inputs[1], dtype_of(node.inputs[1]), shape[axis], params.mode, w)
+    return [w.node("Gather", [inputs[0], indices], axis=axis)]
+
+
+def _check_pick(params: PickParameters, node: NodeInfo) -> Optional[str]:
+    shape = node.inputs[0].shape
+    if shape is None or params.axis is None:
+        return needs_shape("number of rows")
+    return check_count(shape[positive(params.axis, len(shape))], node.inputs[1])
+
+
+@operator("pick", parameters=PickParameters, check=_check_pick, dtypes=NUMBERS)
+def _pick(params: PickParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    shape = list(shape_of(node.inputs[0]))
+    axis = positive(params.axis if params.axis is not None else -1, len(shape))
+    indices, _ = place(inputs[1], dtype_of(node.inputs[1]), shape[axis], params.mode, w)
+    shape[axis] = 1
+    picked = w.node("GatherElements", [inputs[0], w.reshape(indices, shape)], axis=axis)
+    return [w.reshape(picked, shape_of(node.outputs[0]))]
+
+
+def _check_batch_take(params: Parameters, node: NodeInfo) -> Optional[str]:
+    shape = node.inputs[0].shape
+    if shape is None:
+        return needs_shape("number of axes")
+    # With more axes MXNet reads behind the end of the data.
+    return None if len(shape) == 2 else reason("number of axes", found=len(shape), required=2)
+
+
+@operator("batch_take", check=_check_batch_take, dtypes=NUMBERS)
+def _batch_take(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    rows, columns = shape_of(node.inputs[0])
+    indices, _ = clip(inputs[1], dtype_of(node.inputs[1]), 0, columns - 1, w)
+    picked = w.node("GatherElements", [inputs[0], w.reshape(indices, (rows, 1))], axis=1)
+    return [w.reshape(picked, shape_of(node.outputs[0]))]
+
+
+def _check_one_hot(params: OneHotParameters, node: NodeInfo) -> Optional[str]:
+    return check_output(node, NUMBERS) or check_count(params.depth, node.inputs[0])
+
+
+@operator("one_hot", parameters=OneHotParameters, check=_check_one_hot, dtypes=NUMBERS)
+def _one_hot(params: OneHotParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    # An index out of range has no hot place, and to ONNX's OneHot a negative one counts from the end. -1 and depth
+    # match no place, and what is cut off to 0 from above -1 does match the first, as in MXNet.
+    indices, dtype = clip(inputs[0], dtype_of(node.inputs[0]), -1, params.depth, w)
+    places = w.constant(np.arange(params.depth, dtype=dtype))
+    hot = w.node("Equal", [w.unsqueeze(indices, (len(shape_of(node.inputs[0])),)), places])
+    values = [w.scalar(value, dtype_of(node.outputs[0])) for value in (params.on_value, params.off_value)]
+    return [w.node("Where", [hot, *values])]

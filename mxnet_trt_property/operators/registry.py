@@ -137,6 +137,8 @@ class Operator:
         weights: Input slots whose variables become initializers and are watched for new values.
         ignored: Input slots that inference never reads (labels).
         dtypes: The dtypes taken for all inputs that are not ignored.
+        folds: Whether a result that is read as a weight only is computed when the engine is built: then the
+            variables behind it are weights, too.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Operator:
     weights: tuple[int, ...] = ()
     ignored: tuple[int, ...] = ()
     dtypes: tuple[np.dtype[Any], ...] = FLOATS
+    folds: bool = False
 
     @property
     def is_conditional(self) -> bool:
@@ -176,6 +179,7 @@ def operator(
     weights: tuple[int, ...] = (),
     ignored: tuple[int, ...] = (),
     dtypes: tuple[np.dtype[Any], ...] = FLOATS,
+    folds: bool = False,
 ) -> Callable[[Emit], Emit]:
     """Registers the decorated emit function as the entry for each name in `names`.
 
@@ -187,7 +191,7 @@ def operator(
         for name in names:
             if name in _OPERATORS:
                 raise ValueError(f"operator '{name}' has an entry already ({_OPERATORS[name].emit.__module__})")
-            _OPERATORS[name] = Operator(name, parameters, check, emit, weights, ignored, dtypes)
+            _OPERATORS[name] = Operator(name, parameters, check, emit, weights, ignored, dtypes, folds)
         return emit
 
     return register

@@ -10,8 +10,8 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import INTS, free_batch, positive, shape_of
-from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, operator, reason
+from mxnet_trt_property.operators.common import ELEMENTS, NUMBERS, UINT8, dtype_of, free_batch, positive, shape_of
+from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ConcatParameters(Parameters):
     dim: int = 1
 
 
-@operator("Concat", parameters=ConcatParameters)
+@operator("Concat", parameters=ConcatParameters, dtypes=NUMBERS)
 def _concat(params: ConcatParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("Concat", inputs, axis=params.dim)]
 
@@ -35,13 +35,13 @@ class StackParameters(Parameters):
     axis: int = 0
 
 
-@operator("stack", parameters=StackParameters)
+@operator("stack", parameters=StackParameters, dtypes=ELEMENTS)
 def _stack(params: StackParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     axis = positive(params.axis, len(shape_of(node.outputs[0])))
     return [w.node("Concat", [w.unsqueeze(name, (axis,)) for name in inputs], axis=axis)]
 
 
-@operator("Flatten")
+@operator("Flatten", dtypes=ELEMENTS)
 def _flatten(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("Flatten", inputs, axis=1)]
 
@@ -65,7 +65,7 @@ def _check_reshape(params: ReshapeParameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-@operator("Reshape", parameters=ReshapeParameters, check=_check_reshape)
+@operator("Reshape", parameters=ReshapeParameters, check=_check_reshape, dtypes=ELEMENTS, folds=True)
 def _reshape(params: ReshapeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     # MXNet's inference has resolved the codes 0 to -4 already: the output's shape is the target. Only the
     # first dimension is kept symbolic, where the codes say that it is the input's or what remains.
@@ -89,7 +89,7 @@ class ReshapeLikeParameters(Parameters):
 
 
 # Only the shape of the second input is read, and MXNet has inferred what comes of it.
-@operator("reshape_like", parameters=ReshapeLikeParameters, ignored=(1,))
+@operator("reshape_like", parameters=ReshapeLikeParameters, ignored=(1,), dtypes=ELEMENTS)
 def _reshape_like(params: ReshapeLikeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.reshape(inputs[0], shape_of(node.outputs[0]))]
 
@@ -101,7 +101,7 @@ class TransposeParameters(Parameters):
     axes: tuple[int, ...] = ()
 
 
-@operator("transpose", parameters=TransposeParameters)
+@operator("transpose", parameters=TransposeParameters, dtypes=NUMBERS)
 def _transpose(params: TransposeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(shape_of(node.inputs[0]))
     axes = [positive(a, ndim) for a in params.axes] or list(range(ndim))[::-1]
@@ -116,7 +116,7 @@ class SwapAxisParameters(Parameters):
     dim2: int = 0
 
 
-@operator("SwapAxis", parameters=SwapAxisParameters)
+@operator("SwapAxis", parameters=SwapAxisParameters, dtypes=NUMBERS)
 def _swap_axis(params: SwapAxisParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     axes = list(range(len(shape_of(node.inputs[0]))))
     one, two = positive(params.dim1, len(axes)), positive(params.dim2, len(axes))
@@ -131,7 +131,7 @@ class ExpandDimsParameters(Parameters):
     axis: int
 
 
-@operator("expand_dims", parameters=ExpandDimsParameters)
+@operator("expand_dims", parameters=ExpandDimsParameters, dtypes=ELEMENTS)
 def _expand_dims(params: ExpandDimsParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.unsqueeze(inputs[0], (params.axis,))]
 
@@ -143,7 +143,7 @@ class SqueezeParameters(Parameters):
     axis: Optional[tuple[int, ...]] = None
 
 
-@operator("squeeze", parameters=SqueezeParameters)
+@operator("squeeze", parameters=SqueezeParameters, dtypes=ELEMENTS)
 def _squeeze(params: SqueezeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.inputs[0])
     axes = [i for i, size in enumerate(shape) if size == 1]
@@ -162,7 +162,7 @@ class CastParameters(Parameters):
     dtype: str
 
 
-_CAST_TARGETS = tuple(d.name for d in FLOATS + INTS)
+_CAST_TARGETS = tuple(d.name for d in ELEMENTS)
 
 
 def _check_cast(params: CastParameters, node: NodeInfo) -> Optional[str]:
@@ -171,10 +171,32 @@ def _check_cast(params: CastParameters, node: NodeInfo) -> Optional[str]:
     return reason("dtype", found=params.dtype, required=" or ".join(_CAST_TARGETS))
 
 
-@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=FLOATS + INTS)
+# TensorRT has uint8 for what is fed only, and no other operator here takes or gives any.
+@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=ELEMENTS + UINT8)
 @operator("amp_cast", parameters=CastParameters, check=_check_cast)
 def _cast(params: CastParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.cast(inputs[0], np.dtype(params.dtype))]
+
+
+@dataclass(frozen=True)
+class MulticastParameters(Parameters):
+    """Parameters of amp_multicast; MXNet's inference gives each output its dtype."""
+
+    IGNORED = Parameters.IGNORED | {"cast_narrow"}
+
+    num_outputs: int
+
+
+def _check_multicast(params: MulticastParameters, node: NodeInfo) -> Optional[str]:
+    if len(node.outputs) < params.num_outputs or any(t.dtype is None for t in node.outputs):
+        return reason("dtype of the outputs", found="an unknown one", required="float32 or float16")
+    return None
+
+
+@operator("amp_multicast", parameters=MulticastParameters, check=_check_multicast)
+def _amp_multicast(params: MulticastParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    pairs = zip(inputs, node.inputs, node.outputs)
+    return [name if dtype_of(a) == dtype_of(b) else w.cast(name, dtype_of(b)) for name, a, b in pairs]
 
 
 @dataclass(frozen=True)
@@ -204,10 +226,10 @@ class MakeLossParameters(Parameters):
     IGNORED = Parameters.IGNORED | {"grad_scale", "valid_thresh", "normalization"}
 
 
-@operator("_copy")
-@operator("BlockGrad")
-@operator("make_loss")
-@operator("_identity_with_attr_like_rhs", ignored=(1,))
+@operator("_copy", dtypes=ELEMENTS)
+@operator("BlockGrad", dtypes=ELEMENTS)
+@operator("make_loss", dtypes=ELEMENTS)
+@operator("_identity_with_attr_like_rhs", ignored=(1,), dtypes=ELEMENTS)
 @operator("MakeLoss", parameters=MakeLossParameters)
 def _identity(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [inputs[0]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import ELEMENTS, NUMBERS, dtype_of, positive, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -20,7 +20,7 @@ class SliceParameters(Parameters):
     step: tuple[Optional[int], ...] = ()
 
 
-@operator("slice", parameters=SliceParameters)
+@operator("slice", parameters=SliceParameters, dtypes=ELEMENTS)
 def _slice(params: SliceParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     starts, ends, steps = [], [], []
     step = params.step or (None,) * len(params.begin)
@@ -42,7 +42,7 @@ class SliceAxisParameters(Parameters):
     end: Optional[int]
 
 
-@operator("slice_axis", parameters=SliceAxisParameters)
+@operator("slice_axis", parameters=SliceAxisParameters, dtypes=NUMBERS)
 def _slice_axis(params: SliceAxisParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.inputs[0])
     axis = positive(params.axis, len(shape))
@@ -64,7 +64,7 @@ def _check_slice_like(params: SliceLikeParameters, node: NodeInfo) -> Optional[s
 
 
 # Only the shape of the second input is read, and a shape is part of what an engine is built for.
-@operator("slice_like", parameters=SliceLikeParameters, check=_check_slice_like, ignored=(1,))
+@operator("slice_like", parameters=SliceLikeParameters, check=_check_slice_like, ignored=(1,), dtypes=NUMBERS)
 def _slice_like(params: SliceLikeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     axes = [i for i, (b, a) in enumerate(zip(before, after)) if b != a]
@@ -82,7 +82,7 @@ class SliceChannelParameters(Parameters):
     squeeze_axis: bool = False
 
 
-@operator("SliceChannel", parameters=SliceChannelParameters)
+@operator("SliceChannel", parameters=SliceChannelParameters, dtypes=NUMBERS)
 def _slice_channel(
     params: SliceChannelParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -108,7 +108,7 @@ def _check_split(params: SplitParameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-@operator("_split_v2", parameters=SplitParameters, check=_check_split)
+@operator("_split_v2", parameters=SplitParameters, check=_check_split, dtypes=NUMBERS)
 def _split(params: SplitParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     axis = positive(params.axis, len(shape_of(node.inputs[0])))
     sizes = [1 if params.squeeze_axis else shape_of(tensor)[axis] for tensor in node.outputs]
@@ -142,7 +142,7 @@ class ReverseParameters(Parameters):
     axis: tuple[int, ...]
 
 
-@operator("reverse", parameters=ReverseParameters)
+@operator("reverse", parameters=ReverseParameters, dtypes=NUMBERS)
 def _reverse(params: ReverseParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     sizes = shape_of(node.inputs[0])
     axes = [positive(a, len(sizes)) for a in params.axis]
@@ -185,7 +185,7 @@ class TileParameters(Parameters):
     reps: tuple[int, ...]
 
 
-@operator("tile", parameters=TileParameters)
+@operator("tile", parameters=TileParameters, dtypes=ELEMENTS)
 def _tile(params: TileParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape, out = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     # The shorter one of shape and reps is filled with ones in front.
@@ -202,7 +202,7 @@ class RepeatParameters(Parameters):
     axis: Optional[int] = None
 
 
-@operator("repeat", parameters=RepeatParameters)
+@operator("repeat", parameters=RepeatParameters, dtypes=ELEMENTS)
 def _repeat(params: RepeatParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.inputs[0])
     # Each element becomes a row of its own, and a row is repeated by tiling.

@@ -13,6 +13,7 @@ S = mx.sym
 X, Y = S.var("x"), S.var("y")
 
 SHAPE = {"x": (2, 3, 1)}
+SIZES = {**SHAPE, "y": (2, 3, 6)}
 SAME = {"x": (2, 3, 4), "y": (2, 3, 4)}
 KINDS = "equal not_equal greater greater_equal lesser lesser_equal".split()
 
@@ -78,6 +79,40 @@ ACCEPTED += [
     Row("where", dtype, lambda: S.where(X, Y, Y * 2), SAME, 0.0, 0.0, {"x": dtype, "y": "float32"}, {"x": _small})
     for dtype in ("float32", "int32")
 ]
+ACCEPTED += [
+    Row(
+        call.operator,
+        f"of_{dtype}",
+        call,
+        {**SHAPE, "y": (2, 3, 6)} if "y" in call.inputs else SHAPE,
+        0.0,
+        0.0,
+        {"x": dtype, "y": dtype},
+    )
+    for dtype in ("int32", "int64", "bool")
+    for call in (
+        Call("broadcast_to", "x", shape=(0, 3, 5)),
+        Call("broadcast_axis", "x", axis=2, size=4),
+        Call("broadcast_like", "x", "y"),
+        Call("zeros_like", "x"),
+        Call("ones_like", "x"),
+    )
+    # Of these MXNet's CPU has bool.
+    if dtype != "bool" or call.operator in ("broadcast_to", "broadcast_like")
+]
+ACCEPTED += [
+    Row(
+        "where",
+        f"of_{dtype}",
+        Call("where", "z", "x", "y"),
+        {**SAME, "z": SAME["x"]},
+        0.0,
+        0.0,
+        {"x": dtype, "y": dtype, "z": "int32"},
+        {"z": _small},
+    )
+    for dtype in ("int32", "int64")
+]
 
 REFUSED = [
     Refusal(
@@ -86,6 +121,18 @@ REFUSED = [
         lambda: S.where(X, Y, Y * 2),
         {"x": (2,), "y": (2, 3)},
         "shape of the condition: found (2,), required",
+    ),
+    Refusal(
+        "where",
+        "uint8",
+        Call("where", "z", "x", "y"),
+        {**SAME, "z": SAME["x"]},
+        "dtype of input 1: found uint8, required float32",
+        {"x": "uint8", "y": "uint8"},
+    ),
+    *(
+        Refusal(operator, "float64", Call(operator, "x"), SHAPE, "dtype of the output: found float64", {"x": "float64"})
+        for operator in ("zeros_like", "ones_like")
     ),
     Refusal("where", "unknown_shape", lambda: S.where(X, Y, Y * 2), {}, "condition: found an unknown shape"),
 ]

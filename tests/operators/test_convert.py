@@ -75,6 +75,22 @@ def test_roles() -> None:
     assert set(variable_roles(graph, lambda node: False).values()) == {"input", "unused"}
 
 
+def test_roles_of_what_is_folded() -> None:
+    """A layer of Gluon packs its parameters in the graph; they are weights, unless another node reads them."""
+    layer = mx.gluon.rnn.LSTM(4, prefix="lstm_")
+    graph = read_symbol(layer(X))
+    roles = {graph.nodes[i].name: role for i, role in variable_roles(graph, lambda node: node.name != "x").items()}
+    assert roles.pop("x") == "input"
+    assert set(roles.values()) == {"weight"}
+    assert len(roles) == 4
+    shared = layer.l0_h2h_bias.var()
+    for head in (S.exp(shared), S.Reshape(shared, shape=(-1,))):
+        graph = read_symbol(S.Group([layer(X), head]))
+        roles = {graph.nodes[i].name: role for i, role in variable_roles(graph, lambda node: True).items()}
+        assert roles["lstm_l0_h2h_bias"] == "input"
+        assert roles["lstm_l0_i2h_bias"] == "weight"
+
+
 def test_weight_that_is_a_head_is_an_input() -> None:
     """An initializer could not follow the array that the program reads back."""
     weight = S.var("w")
@@ -194,7 +210,7 @@ def test_miscounting_entry_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_writer_keeps_equal_constants_once() -> None:
     """And tells constants apart by dtype and shape."""
     writer = OnnxWriter()
-    with writer.scope("n"):
+    with writer.scope("n", "op"):
         one = writer.scalar(1.0, np.dtype("float32"))
         assert writer.scalar(1.0, np.dtype("float32")) == one
         assert writer.scalar(1.0, np.dtype("float16")) != one

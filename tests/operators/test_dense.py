@@ -1,4 +1,4 @@
-"""FullyConnected, dot and batch_dot."""
+"""FullyConnected, dot, batch_dot and khatri_rao."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ ACCEPTED = [
         1e-5,
     ),
 ]
+ACCEPTED += [
+    Row("khatri_rao", name, Call("khatri_rao", *shapes), shapes, 1e-6, 1e-6)
+    for name, rows in [("two", (3, 5)), ("three", (2, 1, 4)), ("one", (3,))]
+    for shapes in [{name: (count, 4) for name, count in zip("xyz", rows)}]
+]
 
 REFUSED = [
     Refusal(
@@ -112,8 +117,16 @@ def _batch_dot(draw: st.DrawFn) -> Row:
     return row(draw, call, both, draw(dtypes("float32", "float64")), atol=1e-5, special=SMALL)
 
 
+@st.composite
+def _khatri_rao(draw: st.DrawFn) -> Row:
+    columns, names = draw(st.integers(1, 4)), "xyz"[: draw(st.integers(1, 3))]
+    all_shapes = {name: (draw(st.integers(1, 4)), columns) for name in names}
+    return row(draw, Call("khatri_rao", *names), all_shapes, draw(dtypes()))
+
+
 STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
     "FullyConnected": _fully_connected(),
     "dot": _dot(),
     "batch_dot": _batch_dot(),
+    "khatri_rao": _khatri_rao(),
 }

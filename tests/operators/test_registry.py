@@ -51,7 +51,14 @@ def mxnet_arguments() -> Mapping[str, Mapping[str, str]]:
     return result
 
 
-ARGUMENTS = mxnet_arguments()
+ARGUMENTS = dict(mxnet_arguments())
+# There MXNet describes the arguments of _arange; these are what it parses (tensor/init_op.h: LinspaceParam).
+ARGUMENTS["_linspace"] = {
+    **{name: ARGUMENTS["_arange"][name] for name in ("start", "ctx", "dtype")},
+    "stop": "double, required",
+    "num": "int, required",
+    "endpoint": "boolean, optional, default=1",
+}
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)

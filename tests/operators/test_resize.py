@@ -5,9 +5,8 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from tests.harness import Refusal, Row, mx
+from tests.harness import Row, mx
 from tests.operators.rows import test_accepted as test_accepted
-from tests.operators.rows import test_refused as test_refused
 from tests.operators.strategies import SMALL, Call, dtypes, optional, row, tuples
 
 S = mx.sym
@@ -49,8 +48,6 @@ ACCEPTED += [
 ACCEPTED += [
     Row("_contrib_BilinearResize2D", name, _resize(**parameters), IMAGE, 1e-5, 1e-5)
     for name, parameters in [
-        ("one_half_pixel", {"height": 1, "width": 4, "align_corners": False}),
-        ("single_half_pixel", {"height": 1, "width": 1, "align_corners": False}),
         ("even_down", {"mode": "to_even_down"}),
         ("odd_up", {"mode": "to_odd_up", "align_corners": False}),
         ("odd_down", {"mode": "to_odd_down"}),
@@ -91,18 +88,8 @@ ACCEPTED += [
     for scale in (1, 2, 3, 4)
 ]
 
+
 # Refused by the rule for all operators: half of one pixel is none.
-REFUSED = [
-    Refusal(
-        "_contrib_BilinearResize2D",
-        "to_nothing",
-        _resize(mode="to_even_down"),
-        {"x": (1, 1, 1, 4)},
-        "shape of the output: found unknown, or an axis of size 0",
-    ),
-]
-
-
 @st.composite
 def _random_resize(draw: DrawFn) -> Row:
     modes = ["size", "like", "to_even_down", "to_even_up", "to_odd_down", "to_odd_up", "odd_scale", "scale"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
-from tests.harness import Refusal, Row, mx
+from mxnet_trt_property.infer import read_symbol
+from tests.harness import Refusal, Row, all_arrays, assert_taken, compare, converted_model, mx, run_onnx
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
 from tests.operators.strategies import SPECIAL, Call, axes, axis_lists, dtypes, optional, row, shapes, values
@@ -17,8 +19,16 @@ SHAPE = {"x": (2, 3, 4, 5)}
 PAIR = {"x": (2, 3, 4), "y": (2, 5, 4)}
 
 
+# MXNet's CPU has no bool for these.
+NO_BOOL = ("Concat", "transpose", "SwapAxis")
+
+
 def _reshape(*shape, **parameters):
     return lambda: S.Reshape(X, shape=shape, **parameters)
+
+
+def _not_finite(rng, shape):
+    return [np.nan, np.inf, -np.inf, -0.0, 1e6]
 
 
 ACCEPTED = [
@@ -85,13 +95,95 @@ ACCEPTED += [
         0.0,
     ),
 ]
+ACCEPTED += [
+    Row(
+        call.operator,
+        dtype,
+        call,
+        dict.fromkeys("xy"[: len(call.inputs)], (2, 3, 4)),
+        0.0,
+        0.0,
+        {"x": dtype, "y": dtype},
+    )
+    for dtype in ("int32", "int64", "bool")
+    for call in (
+        Call("Reshape", "x", shape=(0, -1)),
+        Call("Flatten", "x"),
+        Call("Concat", "x", "y", dim=-1),
+        Call("stack", "x", "y", axis=1),
+        Call("reshape_like", "x", "y"),
+        Call("transpose", "x", axes=(2, 0, 1)),
+        Call("SwapAxis", "x", dim1=0, dim2=2),
+        Call("expand_dims", "x", axis=1),
+        Call("squeeze", "x"),
+        Call("_copy", "x"),
+        Call("BlockGrad", "x"),
+        Call("make_loss", "x"),
+        Call("_identity_with_attr_like_rhs", "x", "y"),
+    )
+    if dtype != "bool" or call.operator not in NO_BOOL
+]
+ACCEPTED += [
+    Row(
+        "Cast",
+        f"{source}_to_{target}",
+        Call("Cast", "x", dtype=target),
+        {"x": (3, 7)},
+        0.0,
+        0.0,
+        {"x": source},
+        {"x": lambda rng, shape, s=source: rng.randint(0 if s == "uint8" else -3, 4, shape) * 0.75},
+    )
+    for source in ("float32", "float16", "int32", "int64", "bool", "uint8")
+    for target in ("float32", "float16", "int32", "int64", "bool")
+]
+ACCEPTED += [
+    Row("Cast", "not_finite_to_bool", Call("Cast", "x", dtype="bool"), {"x": (5,)}, 0.0, 0.0, fills={"x": _not_finite}),
+    Row(
+        "Cast",
+        "not_finite_to_float16",
+        Call("Cast", "x", dtype="float16"),
+        {"x": (5,)},
+        0.0,
+        0.0,
+        fills={"x": _not_finite},
+    ),
+]
+ACCEPTED += [
+    Row("amp_multicast", name, Call("amp_multicast", *names, num_outputs=len(names), **parameters), shapes, 0.0, 0.0)
+    for name, names, parameters in [("two", "xy", {}), ("narrow", "xyz", {"cast_narrow": True}), ("one", "x", {})]
+    for shapes in [dict.fromkeys(names, (2, 3))]
+]
 
 REFUSED = [
     Refusal("Reshape", "fewer", _reshape(2, 3), SHAPE, "number of elements: found (2, 3) from (2, 3, 4, 5)"),
     Refusal("Dropout", "always", lambda: S.Dropout(X, mode="always"), SHAPE, "mode: found always, required training"),
     Refusal("Cast", "float64", lambda: S.Cast(X, dtype="float64"), SHAPE, "dtype: found float64, required float32"),
+    Refusal(
+        "Cast", "from_int8", Call("Cast", "x", dtype="float32"), SHAPE, "dtype of input 0: found int8", {"x": "int8"}
+    ),
+    Refusal(
+        "amp_multicast",
+        "int32",
+        Call("amp_multicast", "x", "y", num_outputs=2),
+        {"x": (2,), "y": (2,)},
+        "dtype of input 1: found int32, required float32 or float16",
+        {"y": "int32"},
+    ),
     Refusal("amp_cast", "int8", lambda: S.amp_cast(X, dtype="int8"), SHAPE, "dtype: found int8, required float32"),
 ]
+
+
+@pytest.mark.parametrize(("narrow", "expected"), [(False, "float32"), (True, "float16")])
+def test_multicast_of_two_dtypes(narrow: bool, expected: str) -> None:
+    """MXNet has this on the GPU only, so NumPy is the reference."""
+    symbol = S.amp_multicast(X, Y, num_outputs=2, cast_narrow=narrow)
+    arrays = all_arrays(symbol, {"x": (2, 3), "y": (4,)}, {"x": "float32", "y": "float16"})
+    converted, report = converted_model(symbol, arrays, arrays)
+    assert_taken(report)
+    assert converted is not None
+    outputs = run_onnx(converted, read_symbol(symbol), arrays)
+    compare(outputs, [arrays[name].astype(expected) for name in "xy"], rtol=0.0, atol=0.0)
 
 
 def _keeps_elements(row: Row) -> bool:
@@ -205,6 +297,15 @@ def _identity_row(draw: st.DrawFn, operator: str) -> Row:
     return row(draw, Call(operator, *inputs, **parameters), inputs, draw(dtypes()), rtol=0, atol=0)
 
 
+@st.composite
+def _multicasts(draw: st.DrawFn) -> Row:
+    names, shape = "xyz"[: draw(st.integers(1, 3))], draw(shapes())
+    call = Call("amp_multicast", *names, num_outputs=len(names), **optional(draw, cast_narrow=st.booleans()))
+    fills = {name: draw(values()) for name in names}
+    # Other dtypes fail on the CPU, or crash.
+    return Row("amp_multicast", "random", call, dict.fromkeys(names, shape), 0.0, 0.0, fills=fills)
+
+
 STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
     "Reshape": _reshape_row().filter(_keeps_elements),
     "reshape_like": _reshape_like_row().filter(_keeps_elements),
@@ -215,4 +316,5 @@ STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
         name: _identity_row(name)
         for name in ("Dropout", "_copy", "BlockGrad", "make_loss", "MakeLoss", "_identity_with_attr_like_rhs")
     },
+    "amp_multicast": _multicasts(),
 }

@@ -13,6 +13,7 @@ S = mx.sym
 X, Y = S.var("x"), S.var("y")
 
 SHAPE = {"x": (4, 6, 5)}
+SIZES = {**SHAPE, "y": (2, 6, 3)}
 
 
 def _slice(begin, end, step=()):
@@ -73,6 +74,30 @@ ACCEPTED += [
     Row("tile", "same_length", lambda: S.tile(X, reps=(1, 2, 3)), SHAPE, 0.0, 0.0),
     Row("tile", "longer", lambda: S.tile(X, reps=(2, 1, 1, 2)), SHAPE, 0.0, 0.0),
     Row("tile", "shorter", lambda: S.tile(X, reps=(2,)), SHAPE, 0.0, 0.0),
+]
+ACCEPTED += [
+    Row(
+        call.operator,
+        dtype,
+        call,
+        {**SHAPE, "y": (2, 6, 3)} if "y" in call.inputs else SHAPE,
+        0.0,
+        0.0,
+        {"x": dtype, "y": dtype},
+    )
+    for dtype in ("int32", "int64", "bool")
+    for call in (
+        Call("slice", "x", begin=(1, None), end=(3, None), step=(1, -2)),
+        Call("slice_axis", "x", axis=1, begin=1, end=4),
+        Call("slice_like", "x", "y"),
+        Call("SliceChannel", "x", num_outputs=3),
+        Call("_split_v2", "x", indices=(0, 2, 3), axis=1),
+        Call("reverse", "x", axis=(0, 2)),
+        Call("repeat", "x", repeats=2, axis=1),
+        Call("tile", "x", reps=(1, 2, 3)),
+    )
+    # Of these MXNet's CPU has bool.
+    if dtype != "bool" or call.operator in ("slice", "repeat", "tile")
 ]
 
 REFUSED = [
