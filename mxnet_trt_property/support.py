@@ -66,7 +66,7 @@ def _refused_by(
     roles = convert.variable_roles(graph, lambda node: True)
     refused = {}
     for group in members.values():
-        inner, inner_tensors, inner_roles = _cut(graph, tensors, roles, group)
+        inner, inner_tensors, inner_roles = cut(graph, tensors, roles, group)
         known = (inner_tensors[e] for node in inner.nodes for e in (*node.inputs, Entry(node.id, 0)))
         if any(t.shape is None or t.dtype is None for t in known):
             continue
@@ -101,7 +101,7 @@ def _ask(engine: Engine, ask: Any, model: bytes) -> Mapping[str, str]:
     return reasons
 
 
-def _cut(
+def cut(
     graph: Graph, tensors: Mapping[Entry, Tensor], roles: Mapping[int, convert.Role], group: list[Node]
 ) -> tuple[Graph, dict[Entry, Tensor], dict[int, convert.Role]]:
     """Returns a group as a graph of its own: what it reads from outside are variables, what others read are heads."""

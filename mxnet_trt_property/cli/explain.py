@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from mxnet_trt_property.cli import memory
+from mxnet_trt_property.cli import flops, memory
 from mxnet_trt_property.cli.demo import parse_shapes
 from mxnet_trt_property.errors import TensorRTPropertyError, message
 
@@ -26,12 +27,13 @@ class ExplainError(TensorRTPropertyError):
 
 @dataclass(frozen=True)
 class NodeRow:
-    """One operator node: its group is the number of its TensorRT node, or -1."""
+    """One operator node: its group is the number of its TensorRT node, or -1; `flops` is an estimate (cli/flops.py)."""
 
     name: str
     operator: str
     group: int
     reason: Optional[str]
+    flops: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Explanation:
     operators: int
     taken: int
     subgraphs: int
+    flops: int
+    taken_flops: int
     nodes: tuple[NodeRow, ...]
 
 
@@ -81,7 +85,7 @@ def explain(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Explanation:
     """
     import mxnet as mx
 
-    from mxnet_trt_property import backend
+    from mxnet_trt_property import backend, infer
 
     file = Path(prefix) if prefix.endswith(".json") else Path(f"{prefix}-symbol.json")
     try:
@@ -90,12 +94,15 @@ def explain(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Explanation:
         if unknown:
             required = "inputs of the network, such as " + ", ".join(symbol.list_arguments()[:3])
             raise ExplainError(message("--shape names what is not there", found=", ".join(unknown), required=required))
-        found = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, {}))
+        dtypes = backend.complete_dtypes(symbol, {})
+        found = backend.decide(symbol, shapes, dtypes)
+        work = flops.estimate(found.graph, infer.infer_tensors(symbol, shapes, dtypes))
     except (OSError, UnicodeDecodeError, mx.MXNetError) as error:
         what = f"{file} cannot be explained"
         raise ExplainError(message(what, found=f"{type(error).__name__}: {error}")) from error
-    rows = tuple(NodeRow(d.node.name, d.node.op, d.group, d.reason) for d in found.decisions.values())
-    return Explanation(str(file), len(rows), len(found.taken), found.subgraph_count, rows)
+    rows = tuple(NodeRow(d.node.name, d.node.op, d.group, d.reason, work[i]) for i, d in found.decisions.items())
+    taken = sum(row.flops for row in rows if row.reason is None)
+    return Explanation(str(file), len(rows), len(found.taken), found.subgraph_count, sum(work.values()), taken, rows)
 
 
 def text(record: Explanation, all_nodes: bool = False) -> str:
@@ -104,13 +111,18 @@ def text(record: Explanation, all_nodes: bool = False) -> str:
     lines = [
         f"{record.network}: {record.taken} of {record.operators} nodes taken ({share:.0%}), "
         f"in {record.subgraphs} TensorRT node(s)",
-        "",
     ]
+    if record.flops:
+        lines.append(
+            f"about {record.flops:.3g} FLOPs, {record.taken_flops / record.flops:.1%} of them in TensorRT nodes"
+        )
+    lines.append("")
     operators = sorted({row.operator for row in record.nodes})
-    rows = [("operator", "nodes", "taken")]
+    rows = [("operator", "nodes", "taken", "FLOPs")]
     for operator in operators:
         members = [row for row in record.nodes if row.operator == operator]
-        rows.append((operator, str(len(members)), str(sum(row.reason is None for row in members))))
+        work = f"{sum(row.flops for row in members) / record.flops:.1%}" if record.flops else "unknown"
+        rows.append((operator, str(len(members)), str(sum(row.reason is None for row in members)), work))
     lines += _columns(rows)
     reasons: dict[tuple[str, str], list[str]] = {}
     for row in record.nodes:
@@ -128,6 +140,6 @@ def text(record: Explanation, all_nodes: bool = False) -> str:
     return "\n".join(lines)
 
 
-def _columns(rows: list[tuple[str, str, str]]) -> list[str]:
-    first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
-    return [f"{a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows]
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(f"{text:<{width}}" for text, width in zip(row, widths)).rstrip() for row in rows]

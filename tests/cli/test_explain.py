@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mxnet as mx
 import pytest
 
 from tests.symbols import conv_bn, split_net
@@ -43,6 +44,27 @@ def test_json(prefix: str) -> None:
     reasons = {node["name"]: node["reason"] for node in record["nodes"]}
     assert reasons["fc1"] == "operator FullyConnected is excluded by MXNET_TENSORRT_EXCLUDE_OPS"
     assert "MIN_SUBGRAPH_SIZE" in reasons["sigmoid1"]
+
+
+def test_flops(tmp_path: Path) -> None:
+    data = mx.sym.Variable("data")
+    net = mx.sym.Convolution(data, kernel=(3, 3), num_filter=6, num_group=2, no_bias=True, name="conv")
+    net = mx.sym.Deconvolution(net, kernel=(2, 2), stride=(2, 2), num_filter=5, no_bias=True, name="deconv")
+    net = mx.sym.gammaln(net, name="gammaln")
+    net = mx.sym.FullyConnected(net, num_hidden=7, no_bias=True, name="fc")
+    net.save(str(tmp_path / "net-symbol.json"))
+    variables = {"MXNET_TENSORRT_EXCLUDE_NODES": "fc", "MXNET_TENSORRT_MIN_SUBGRAPH_SIZE": "1"}
+    record = json.loads(run(str(tmp_path / "net"), "--shape", "data=2,4,6,6", "--json", **variables).stdout)
+    work = {node["name"]: node["flops"] for node in record["nodes"]}
+    assert work["conv"] == 2 * (2 * 6 * 4 * 4) * (2 * 3 * 3)
+    assert work["deconv"] == 2 * (2 * 6 * 4 * 4) * (5 * 2 * 2)
+    assert work["gammaln"] == 2 * 5 * 8 * 8
+    assert work["fc"] >= 2 * 2 * 7 * (5 * 8 * 8), "a node that is left out is weighed too"
+    assert record["taken_flops"] == sum(n["flops"] for n in record["nodes"] if n["reason"] is None)
+    assert record["flops"] == sum(work.values())
+    done = run(str(tmp_path / "net"), "--shape", "data=2,4,6,6", **variables)
+    assert f"about {record['flops']:.3g} FLOPs, {record['taken_flops'] / record['flops']:.1%} of them" in done.stdout
+    assert "unknown" in run(str(tmp_path / "net")).stdout
 
 
 def test_without_shapes(tmp_path: Path) -> None:
