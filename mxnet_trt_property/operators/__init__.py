@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from mxnet_trt_property.operators import (
+    attention,
+    binary,
     broadcast,
     common,
     conv,
     dense,
     elementwise,
     index,
+    linalg,
     nonlinearity,
     norm,
     pool,
@@ -17,6 +20,7 @@ from mxnet_trt_property.operators import (
     shape,
     slicing,
     softmax,
+    unary,
 )
 from mxnet_trt_property.operators.registry import (
     NodeInfo,
@@ -36,6 +40,8 @@ __all__ = [
     "ParameterError",
     "Parameters",
     "all_operators",
+    "attention",
+    "binary",
     "broadcast",
     "common",
     "conv",
@@ -43,6 +49,7 @@ __all__ = [
     "elementwise",
     "find",
     "index",
+    "linalg",
     "needs_shape",
     "nonlinearity",
     "norm",
@@ -54,4 +61,5 @@ __all__ = [
     "shape",
     "slicing",
     "softmax",
+    "unary",
 ]

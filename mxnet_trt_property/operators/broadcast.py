@@ -1,4 +1,4 @@
-"""Broadcasting to a shape, comparisons, and choices between two tensors."""
+"""Broadcasting to a shape, and choices between two tensors."""
 
 from __future__ import annotations
 
@@ -7,19 +7,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import INTS, dtype_of, shape_of
-from mxnet_trt_property.operators.elementwise import ScalarParameters
-from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
-
-# By the middle of MXNet's names: broadcast_greater, _greater (equal shapes) and _greater_scalar.
-_COMPARISONS = {
-    "equal": ("Equal", False),
-    "not_equal": ("Equal", True),
-    "greater": ("Greater", False),
-    "greater_equal": ("GreaterOrEqual", False),
-    "lesser": ("Less", False),
-    "lesser_equal": ("LessOrEqual", False),
-}
+from mxnet_trt_property.operators.common import NUMBERS, dtype_of, shape_of
+from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
 @dataclass(frozen=True)
@@ -46,9 +35,9 @@ class BroadcastLikeParameters(Parameters):
 
 
 # The target comes out of MXNet's inference, so the parameters need not be read again.
-@operator("broadcast_to", parameters=BroadcastToParameters)
-@operator("broadcast_axis", parameters=BroadcastAxisParameters)
-@operator("broadcast_like", parameters=BroadcastLikeParameters, ignored=(1,))
+@operator("broadcast_to", parameters=BroadcastToParameters, dtypes=NUMBERS)
+@operator("broadcast_axis", parameters=BroadcastAxisParameters, dtypes=NUMBERS)
+@operator("broadcast_like", parameters=BroadcastLikeParameters, ignored=(1,), dtypes=NUMBERS)
 def _expand(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("Expand", [inputs[0], w.ints(shape_of(node.outputs[0]))])]
 
@@ -60,34 +49,8 @@ def _filled(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWr
     return [w.node("Expand", [value, w.ints(shape_of(node.outputs[0]))])]
 
 
-def _compare(node: NodeInfo, sides: Sequence[str], kind: str, w: OnnxWriter) -> Sequence[str]:
-    op_type, negated = _COMPARISONS[kind]
-    result = w.node(op_type, sides)
-    if negated:
-        result = w.node("Not", [result])
-    # MXNet's truth values are 0 and 1 in the dtype of the data.
-    return [w.cast(result, dtype_of(node.inputs[0]))]
-
-
-def _tensors(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return _compare(node, inputs, node.op.replace("broadcast_", "").lstrip("_"), w)
-
-
-def _scalars(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    kind = node.op[1:].replace("_scalar", "")
-    return _compare(node, [inputs[0], w.scalar(params.scalar, dtype_of(node.inputs[0]))], kind, w)
-
-
-for _kind in _COMPARISONS:
-    operator(f"broadcast_{_kind}", f"_{_kind}")(_tensors)
-    operator(f"_{_kind}_scalar", parameters=ScalarParameters)(_scalars)
-
-
 def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
     condition, *values = node.inputs
-    for tensor in values:
-        if tensor.dtype is not None and tensor.dtype not in FLOATS:
-            return reason("dtype of the values", found=tensor.dtype.name, required="float32 or float16")
     if condition.shape is None or values[0].shape is None:
         return needs_shape("condition")
     # A condition of one axis chooses whole rows in MXNet, where ONNX would broadcast it from the right.
@@ -98,7 +61,7 @@ def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-@operator("where", check=_check_where, dtypes=FLOATS + INTS)
+@operator("where", check=_check_where, dtypes=NUMBERS)
 def _where(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     zero = w.scalar(0, dtype_of(node.inputs[0]))
     is_zero = w.node("Equal", [inputs[0], zero])

@@ -8,10 +8,12 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.graph import Tensor
-from mxnet_trt_property.operators.registry import NodeInfo, reason
+from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, reason
 
 FLOAT32 = (np.dtype("float32"),)
 INTS = (np.dtype("int32"), np.dtype("int64"))
+NUMBERS = (*FLOATS, *INTS)
+BOOL = np.dtype("bool")
 
 CHANNELS_FIRST = ("None", "NCW", "NCHW", "NCDHW")
 
