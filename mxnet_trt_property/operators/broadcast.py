@@ -8,7 +8,7 @@ from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import NUMBERS, dtype_of, shape_of
-from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
+from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,16 @@ def _filled(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWr
 
 
 def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
-    condition, *values = node.inputs
-    if condition.shape is None or values[0].shape is None:
+    if any(tensor.shape is None for tensor in node.inputs):
         return needs_shape("condition")
-    # A condition of one axis chooses whole rows in MXNet, where ONNX would broadcast it from the right.
-    if condition.shape != values[0].shape:
-        return reason(
-            "shape of the condition", found=condition.shape, required=f"that of the values, {values[0].shape}"
-        )
     return None
 
 
 @operator("where", check=_check_where, dtypes=NUMBERS)
 def _where(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    zero = w.scalar(0, dtype_of(node.inputs[0]))
-    is_zero = w.node("Equal", [inputs[0], zero])
+    is_zero = w.node("Equal", [inputs[0], w.scalar(0, dtype_of(node.inputs[0]))])
+    # A condition of one axis chooses whole rows in MXNet, where ONNX would broadcast it from the right.
+    missing = len(shape_of(node.inputs[1])) - len(shape_of(node.inputs[0]))
+    if missing:
+        is_zero = w.reshape(is_zero, (-1, *[1] * missing))
     return [w.node("Where", [is_zero, inputs[2], inputs[1]])]

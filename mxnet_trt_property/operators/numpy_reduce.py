@@ -13,6 +13,7 @@ from mxnet_trt_property.operators.common import NUMBERS, dtype_of, positive, sha
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, operator, reason
 
 _FLOAT32 = np.dtype("float32")
+_LARGEST_HALF = 65504.0
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,13 @@ def _moment(params: MomentParameters, node: NodeInfo, inputs: Sequence[str], w: 
     count = int(np.prod([shape[a] for a in axes], dtype=np.int64)) - params.ddof
     result = w.node("Div", [squares, w.scalar(count, _FLOAT32)])
     result_dtype = dtype_of(node.outputs[0])
-    if result_dtype != _FLOAT32:
-        # Before the root: a variance that a half cannot hold is infinite, and so is its root.
-        result = w.cast(result, result_dtype)
-    return [w.node("Sqrt", [result]) if node.op == "_npi_std" else result]
+    if node.op == "_npi_std":
+        if result_dtype != _FLOAT32:
+            # A variance that a half cannot hold is infinite, and so is its root.
+            overflows = w.node("Greater", [result, w.scalar(_LARGEST_HALF, _FLOAT32)])
+            result = w.node("Where", [overflows, w.scalar(np.inf, _FLOAT32), result])
+        result = w.node("Sqrt", [result])
+    return [result if result_dtype == _FLOAT32 else w.cast(result, result_dtype)]
 
 
 @operator("_npi_argmax", parameters=ArgParameters, zero_dim=True)
