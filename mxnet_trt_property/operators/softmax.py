@@ -46,7 +46,9 @@ def _before_end(params: SoftmaxParameters, node: NodeInfo, length: str, w: OnnxW
     positions = np.arange(shape[axis], dtype=dtype_of(node.inputs[1])).reshape(
         [-1 if i == axis else 1 for i in range(len(shape))]
     )
-    return w.node("Less", [w.constant(positions), w.unsqueeze(length, (axis,))])
+    # A vector has one length, of shape (1,).
+    limits = w.unsqueeze(length, (axis,)) if len(shape) > 1 else length
+    return w.node("Less", [w.constant(positions), limits])
 
 
 @operator("softmax", parameters=SoftmaxParameters, check=_check_softmax, dtypes=NUMBERS)

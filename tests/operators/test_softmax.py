@@ -55,7 +55,7 @@ ACCEPTED += [
 
 def _lengths(rng, shape):
     # From nothing to all of the row.
-    return np.resize([0, 4, 1, 3, 2], shape)
+    return np.resize([3, 4, 1, 0, 2], shape)
 
 
 def _not_a_number_behind(rng, shape):
@@ -71,6 +71,7 @@ ACCEPTED += [
         ("length", {}, (2, 3, 4), (2, 3), "int32"),
         ("length_axis", {"axis": 1}, (2, 4, 3), (2, 3), "int64"),
         ("length_1d", {"axis": 0, "temperature": 0.5}, (4, 5), (5,), "int32"),
+        ("length_vector", {}, (4,), (1,), "int32"),
     ]
 ]  # fmt: skip
 ACCEPTED += [
