@@ -66,7 +66,12 @@ def _softmax(params: SoftmaxParameters, node: NodeInfo, inputs: Sequence[str], w
     mask = _before_end(params, node, inputs[1], w) if params.use_length else ""
     if mask:
         data = w.node("Where", [mask, data, w.scalar(-math.inf, dtype)])
-    result = w.node("LogSoftmax" if node.op == "log_softmax" else "Softmax", [data], axis=params.axis)
+    # TensorRT's softmax is one of tensors of two axes or more.
+    is_vector = len(shape_of(node.inputs[0])) == 1
+    data = w.unsqueeze(data, (0,)) if is_vector else data
+    op_type = "LogSoftmax" if node.op == "log_softmax" else "Softmax"
+    result = w.node(op_type, [data], axis=-1 if is_vector else params.axis)
+    result = w.squeeze(result, (0,)) if is_vector else result
     if mask:
         # A row of length 0 is no number to the softmax.
         result = w.node("Where", [mask, result, w.scalar(0.0, dtype)])

@@ -83,7 +83,7 @@ ACCEPTED += [
     Row("where", "vector", lambda: S.where(X, Y, Y * 2), {"x": (3,), "y": (3,)}, 0.0, 0.0, fills={"x": _small}),
 ]
 ACCEPTED += [
-    Row("where", name, lambda: S.where(X, Y, Y * 2), SAME, 0.0, 0.0, {"x": "float32", "y": name}, {"x": _small})
+    Row("where", f"{name}_values", lambda: S.where(X, Y, Y * 2), SAME, 0.0, 0.0, {"y": name}, {"x": _small})
     for name in ("float16", "int32", "int64")
 ]
 ACCEPTED += [

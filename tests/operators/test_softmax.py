@@ -33,6 +33,8 @@ ACCEPTED = [
 ]
 ACCEPTED += [
     Row("softmax", "float16", lambda: S.softmax(X, axis=1, temperature=2), SHAPE, 1e-2, 1e-3, {"x": "float16"}),
+    Row("softmax", "vector", lambda: S.softmax(X, axis=0), {"x": (5,)}, 1e-5, 1e-6),
+    Row("log_softmax", "vector", lambda: S.log_softmax(X), {"x": (5,)}, 1e-5, 1e-5),
     Row("SoftmaxOutput", "2d", _output(), {"x": (3, 7)}, 1e-5, 1e-6),
     Row("SoftmaxOutput", "multi", _output(multi_output=True), SHAPE, 1e-5, 1e-6),
     Row("SoftmaxOutput", "preserve", _output(preserve_shape=True), SHAPE, 1e-5, 1e-6),
