@@ -13,7 +13,7 @@ import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, freezing, session, settings
+from mxnet_trt_property import backend, freezing, infer, session, settings
 from mxnet_trt_property.environment import native_default_backend
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach, warn_once
@@ -357,4 +357,5 @@ def _argument_shapes(symbol: Any, known: Mapping[str, tuple[int, ...]]) -> dict[
     """Returns the shape of each argument that inference finds."""
     names = symbol.list_arguments()
     found, _, _ = symbol.infer_shape_partial(**{k: v for k, v in known.items() if k in names})
-    return {n: tuple(s) for n, s in zip(names, found or ()) if s and all(d > 0 for d in s)}
+    shapes = {name: infer.known_shape(shape) for name, shape in zip(names, found or ())}
+    return {name: shape for name, shape in shapes.items() if shape is not None}

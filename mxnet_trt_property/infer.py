@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def infer_tensors(
     found_types = _by_entry(internals, heads, *_infer_types(internals, types))
     return {
         entry: Tensor(
-            shape=_shape(found_shapes.get(entry)),
+            shape=known_shape(found_shapes.get(entry)),
             dtype=None if found_types.get(entry) is None else np.dtype(found_types[entry]),
         )
         for entry in heads
@@ -97,8 +97,16 @@ def _by_entry(internals: Any, heads: tuple[Entry, ...], args: Any, outs: Any, au
     return found
 
 
-def _shape(value: Any) -> Any:
-    """Returns the tuple, or None where any part is unknown (MXNet prints 0 or -1, or gives an empty tuple)."""
-    if value is None or len(value) == 0 or any(d <= 0 for d in value):
+def known_shape(value: Any) -> Optional[tuple[int, ...]]:
+    """Returns a shape as inference gave it, or None where any part is unknown.
+
+    What 0 and () mean is a switch of the calling thread in MXNet (`mx.util.np_shape`, which `npx.set_np` turns on):
+    with NumPy's semantics an axis of size 0 and a 0-d array, without it what is not known.
+    """
+    import mxnet as mx
+
+    if value is None:
         return None
-    return tuple(int(d) for d in value)
+    if mx.util.is_np_shape():
+        return None if any(d < 0 for d in value) else tuple(int(d) for d in value)
+    return None if len(value) == 0 or any(d <= 0 for d in value) else tuple(int(d) for d in value)

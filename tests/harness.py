@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -84,6 +85,12 @@ class TakenReport:
     refused: Mapping[str, str]
 
 
+def semantics(symbol: Any) -> AbstractContextManager[Any]:
+    """Returns MXNet's switch to NumPy's shapes, where 0 and () do not mean unknown: on for a symbol of mx.np."""
+    found: AbstractContextManager[Any] = mx.util.np_shape(isinstance(symbol, mx.sym.np._Symbol))
+    return found
+
+
 def all_arrays(
     symbol: Any,
     shapes: Mapping[str, tuple[int, ...]],
@@ -94,7 +101,8 @@ def all_arrays(
     """Returns an array for every argument and auxiliary state; variances are positive."""
     rng = np.random.RandomState(seed)
     arguments = set(symbol.list_arguments())
-    arg_shapes, _, aux_shapes = symbol.infer_shape(**{k: v for k, v in shapes.items() if k in arguments})
+    with semantics(symbol):
+        arg_shapes, _, aux_shapes = symbol.infer_shape(**{k: v for k, v in shapes.items() if k in arguments})
     if arg_shapes is None:
         raise mx.MXNetError(f"The shapes of all inputs do not follow from {dict(shapes)}")
     # In MXNet's order of inference a type that is not given is not float32 but unknown.
@@ -114,18 +122,14 @@ def all_arrays(
 
 def stock_outputs(symbol: Any, arrays: Arrays) -> list[np.ndarray]:
     """Returns what MXNet computes with no subgraph backend."""
-    with backend("NONE"):
+    with backend("NONE"), semantics(symbol):
         return _forward(_bind(symbol, arrays))
 
 
 def plugin_outputs(symbol: Any, arrays: Arrays) -> tuple[list[np.ndarray], TakenReport]:
     """Returns what an unchanged program gets with MXNET_SUBGRAPH_BACKEND=TensorRT, and what became of each node."""
-    with backend(
-        "TensorRT",
-        MXNET_TENSORRT_ENGINE="onnxruntime",
-        MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="1",
-        MXNET_TENSORRT_ON_ERROR="raise",
-    ):
+    variables = {"ENGINE": "onnxruntime", "MIN_SUBGRAPH_SIZE": "1", "ON_ERROR": "raise"}
+    with backend("TensorRT", **{f"MXNET_TENSORRT_{k}": v for k, v in variables.items()}), semantics(symbol):
         executor = _bind(symbol, arrays)
         outputs = _forward(executor)
     left = {n.name: n.op for n in read_symbol(executor.get_optimized_symbol()).operators if n.op != "_TensorRT"}
@@ -142,7 +146,7 @@ def _bind(symbol: Any, arrays: Arrays) -> Any:
     )
     for group in (executor.arg_dict, executor.aux_dict):
         for name, target in group.items():
-            target[:] = arrays[name]
+            target[:] = mx.nd.array(arrays[name], dtype=arrays[name].dtype)
     return executor
 
 
@@ -156,7 +160,8 @@ def converted_model(
     """Converts a whole symbol; every variable that is not in `data_names` may be a weight."""
     shapes = {name: value.shape for name, value in arrays.items()}
     dtypes = {name: value.dtype for name, value in arrays.items()}
-    graph, tensors = read_symbol(symbol), infer_tensors(symbol, shapes, dtypes)
+    with semantics(symbol):
+        graph, tensors = read_symbol(symbol), infer_tensors(symbol, shapes, dtypes)
     roles = variable_roles(graph, lambda node: node.name not in data_names)
     report = take(graph, tensors, roles)
     if report.refused:
@@ -230,7 +235,8 @@ def assert_refused(row: Refusal) -> None:
     symbol = row.build()
     graph = read_symbol(symbol)
     dtypes = {name: np.dtype(row.dtypes.get(name, "float32")) for name in DATA_NAMES}
-    tensors = infer_tensors(symbol, row.shapes, dtypes)
+    with semantics(symbol):
+        tensors = infer_tensors(symbol, row.shapes, dtypes)
     report = take(graph, tensors, variable_roles(graph, lambda node: node.name not in DATA_NAMES))
     reasons = [report.refused[n.name] for n in graph.operators if n.op == row.operator and n.name in report.refused]
     assert any(row.reason in text for text in reasons), reasons

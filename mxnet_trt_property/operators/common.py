@@ -14,9 +14,9 @@ from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, needs_shape,
 FLOAT32 = (np.dtype("float32"),)
 INTS = (np.dtype("int32"), np.dtype("int64"))
 NUMBERS = FLOATS + INTS
-BOOL = (np.dtype("bool"),)
+BOOL = np.dtype("bool")
 UINT8 = (np.dtype("uint8"),)
-ELEMENTS = NUMBERS + BOOL
+ELEMENTS = (*NUMBERS, BOOL)
 """The dtypes of operators that move elements and look at none; MXNet has bool for some of these only."""
 
 CHANNELS_LAST = ("NWC", "NHWC", "NDHWC")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, shape_of
+from mxnet_trt_property.operators.common import shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -59,42 +59,42 @@ def _check_stype(params: DotParameters) -> Optional[str]:
 
 
 def _check_dot(params: DotParameters, node: NodeInfo) -> Optional[str]:
-    shapes = [tensor.shape for tensor in node.inputs]
-    if shapes[0] is None or shapes[1] is None:
+    if any(tensor.shape is None for tensor in (*node.inputs, *node.outputs)):
         return needs_shape("number of axes")
-    # MXNet multiplies the last axis of lhs with the FIRST of rhs, which is a matrix product only where rhs
-    # has two axes; transpose_a rotates all axes, which is a transposition only where lhs has two.
-    if len(shapes[1]) != 2 or len(shapes[0]) < 2 or (params.transpose_a and len(shapes[0]) != 2):
-        found = f"{shapes[0]} by {shapes[1]}, transpose_a={params.transpose_a}"
-        return reason("shapes", found=found, required="two axes each, or more in an lhs that is not transposed")
     return _check_stype(params)
+
+
+def _as_matrix(name: str, shape: tuple[int, ...], transposed: bool, rows_first: bool, w: OnnxWriter) -> str:
+    """Writes an operand of dot as a matrix.
+
+    One axis is summed over and all others count as one: of the lhs the last is summed over and of the rhs the first,
+    and transposed it is the other way round.
+    """
+    if len(shape) != 2:
+        summed_last = transposed != rows_first
+        name = w.reshape(name, (-1, shape[-1]) if summed_last else (shape[0], -1))
+    return w.transpose(name, (1, 0)) if transposed else name
+
+
+@operator("dot", parameters=DotParameters, check=_check_dot)
+def _dot(params: DotParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    left, right = shape_of(node.inputs[0]), shape_of(node.inputs[1])
+    if len(right) == 2 and len(left) >= 2 and not params.transpose_a:
+        # A product of stacked matrices, which leaves the batch size open.
+        return [w.node("MatMul", [inputs[0], w.transpose(inputs[1], (1, 0)) if params.transpose_b else inputs[1]])]
+    lhs = _as_matrix(inputs[0], left, params.transpose_a, True, w)
+    rhs = _as_matrix(inputs[1], right, params.transpose_b, False, w)
+    return [w.reshape(w.node("MatMul", [lhs, rhs]), shape_of(node.outputs[0]))]
 
 
 def _check_batch_dot(params: DotParameters, node: NodeInfo) -> Optional[str]:
     return _check_stype(params)
 
 
-@operator("dot", parameters=DotParameters, check=_check_dot)
 @operator("batch_dot", parameters=DotParameters, check=_check_batch_dot)
-def _matrix_product(params: DotParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+def _batch_dot(params: DotParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     sides = []
     for name, tensor, transposed in zip(inputs, node.inputs, (params.transpose_a, params.transpose_b)):
         axes = list(range(len(shape_of(tensor))))
         sides.append(w.transpose(name, [*axes[:-2], axes[-1], axes[-2]]) if transposed else name)
     return [w.node("MatMul", sides)]
-
-
-class KhatriRaoParameters(Parameters):
-    """khatri_rao takes the number of its inputs as an attribute that its argument list does not name."""
-
-    IGNORED = Parameters.IGNORED | {"num_args"}
-
-
-@operator("khatri_rao", parameters=KhatriRaoParameters, dtypes=FLOAT32)
-def _khatri_rao(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    columns = shape_of(node.outputs[0])[1]
-    result = inputs[0]
-    for matrix in inputs[1:]:
-        product = w.node("Mul", [w.unsqueeze(result, (1,)), w.unsqueeze(matrix, (0,))])
-        result = w.reshape(product, (-1, columns))
-    return [result]

@@ -1,103 +1,97 @@
-"""Arithmetic element by element: unary functions, two tensors, a tensor and a scalar."""
+"""Arithmetic and comparisons element by element: two tensors, a tensor and a scalar."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+import numpy as np
+
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import dtype_of, shape_of
-from mxnet_trt_property.operators.registry import Emit, NodeInfo, Parameters, operator, reason
+from mxnet_trt_property.operators.binary import (
+    EXACT,
+    FLOATING,
+    Binary,
+    mod,
+    power_by_constant,
+    scalar_fits,
+    swapped,
+)
+from mxnet_trt_property.operators.common import INTS, NUMBERS, dtype_of, shape_of
+from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator, reason
+from mxnet_trt_property.operators.unary import in_float32
 
-# MXNet's rint and round break ties otherwise than ONNX's Round (to even), so neither is here.
-_UNARY = {
-    "relu": "Relu",
-    "sigmoid": "Sigmoid",
-    "softsign": "Softsign",
-    "tanh": "Tanh",
-    "exp": "Exp",
-    "log": "Log",
-    "sqrt": "Sqrt",
-    "abs": "Abs",
-    "negative": "Neg",
-    "reciprocal": "Reciprocal",
-    "erf": "Erf",
-    "floor": "Floor",
-    "ceil": "Ceil",
-    "sin": "Sin",
-    "cos": "Cos",
-}
+# MXNet's names for operands of equal shapes, which are older than any system.
+_SAME_SHAPE = {"add": "elemwise_add", "sub": "elemwise_sub", "mul": "elemwise_mul", "div": "elemwise_div"}
+_SHORT = {"add": "plus", "sub": "minus"}
 
-# The names that begin with elemwise_ want equal shapes, the others broadcast; ONNX covers both.
-_BINARY = {
-    "elemwise_add": "Add",
-    "elemwise_sub": "Sub",
-    "elemwise_mul": "Mul",
-    "elemwise_div": "Div",
-    "_maximum": "Max",
-    "_minimum": "Min",
-    "broadcast_add": "Add",
-    "broadcast_sub": "Sub",
-    "broadcast_mul": "Mul",
-    "broadcast_div": "Div",
-    "broadcast_maximum": "Max",
-    "broadcast_minimum": "Min",
-}
-
-_SCALAR = {
-    "_plus_scalar": "Add",
-    "_minus_scalar": "Sub",
-    "_mul_scalar": "Mul",
-    "_div_scalar": "Div",
-    "_maximum_scalar": "Max",
-    "_minimum_scalar": "Min",
-}
-
-_SCALAR_FIRST = {"_rminus_scalar": "Sub", "_rdiv_scalar": "Div"}
-
-# Beyond this a chain of products rounds visibly otherwise than pow.
-_LARGEST_POWER = 4
+# The scalar comes first where the name begins with an r.
+_REVERSED = ("sub", "div", "power", "mod")
 
 
 @dataclass(frozen=True)
 class ScalarParameters(Parameters):
-    """Parameters of the operators with a scalar; `is_int` matters for integer tensors only."""
-
-    IGNORED = Parameters.IGNORED | {"is_int"}
+    """Parameters of the operators with a scalar; `is_int` says whether it was written as a whole number."""
 
     scalar: float = 1.0
+    is_int: bool = True
 
 
-def _same(op_type: str) -> Emit:
-    """Returns an emit that writes one node with the inputs as they are."""
+def check_scalar(params: ScalarParameters, node: NodeInfo) -> Optional[str]:
+    """Returns why an integer tensor with a scalar is refused: MXNet computes with fractions in float64."""
+    dtype = node.inputs[0].dtype
+    if dtype in INTS and not params.is_int:
+        return reason("scalar", found=f"the fraction {params.scalar} with {dtype}", required="a whole number")
+    if not scalar_fits(params.scalar, dtype):
+        return reason("scalar", found=params.scalar, required=f"a number in the range of {dtype}")
+    return None
 
+
+def _of_tensors(function: Binary) -> Emit:
     def emit(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-        return [w.node(op_type, inputs)]
+        return [function(inputs[0], inputs[1], dtype_of(node.inputs[0]), w)]
 
     return emit
 
 
-def _with_scalar(op_type: str, *, scalar_first: bool) -> Emit:
+def _with_scalar(function: Binary) -> Emit:
     def emit(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-        scalar = w.scalar(params.scalar, dtype_of(node.inputs[0]))
-        return [w.node(op_type, [scalar, inputs[0]] if scalar_first else [inputs[0], scalar])]
+        dtype = dtype_of(node.inputs[0])
+        return [function(inputs[0], w.scalar(params.scalar, dtype), dtype, w)]
 
     return emit
 
 
-for _name, _type in {**_UNARY, **_BINARY}.items():
-    operator(_name)(_same(_type))
-for _name, _type in _SCALAR.items():
-    operator(_name, parameters=ScalarParameters)(_with_scalar(_type, scalar_first=False))
-for _name, _type in _SCALAR_FIRST.items():
-    operator(_name, parameters=ScalarParameters)(_with_scalar(_type, scalar_first=True))
+# MXNet takes the rest of an int64 in double, which loses the digits beyond 2^53.
+_DTYPES = {**dict.fromkeys(EXACT, NUMBERS), **dict.fromkeys(FLOATING, FLOATS), "mod": (*FLOATS, np.dtype("int32"))}
 
 
-@operator("square")
-def _square(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return [w.node("Mul", [inputs[0], inputs[0]])]
+def _register(name: str, function: Binary) -> None:
+    """Registers the forms of a function: equal shapes, broadcasting, a scalar behind, and a scalar in front."""
+    dtypes, short = _DTYPES[name], _SHORT.get(name, name)
+    operator(_SAME_SHAPE.get(name, f"_{name}"), f"broadcast_{name}", dtypes=dtypes, zero_dim=True)(
+        _of_tensors(function)
+    )
+    scalars = {f"_{short}_scalar": function}
+    if name in _REVERSED:
+        scalars[f"_r{short}_scalar"] = swapped(function)
+    if name == "power":
+        del scalars["_power_scalar"]
+    for scalar_name, scalar_function in scalars.items():
+        register = operator(scalar_name, parameters=ScalarParameters, check=check_scalar, dtypes=dtypes, zero_dim=True)
+        register(_with_scalar(scalar_function))
+
+
+for _name, _function in {**EXACT, **FLOATING, "mod": mod}.items():
+    _register(_name, _function)
+
+
+@operator("_power_scalar", parameters=ScalarParameters, zero_dim=True)
+def _power_scalar(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    return [power_by_constant(inputs[0], params.scalar, dtype_of(node.inputs[0]), w)]
 
 
 @operator("_contrib_div_sqrt_dim")
@@ -106,45 +100,62 @@ def _div_sqrt_dim(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: 
     return [w.node("Div", [inputs[0], w.scalar(divisor, dtype_of(node.inputs[0]))])]
 
 
-@operator("sign")
-def _sign(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    # The sign of NaN is 0 in MXNet and NaN in ONNX Runtime.
-    dtype = dtype_of(node.inputs[0])
-    zero = w.scalar(0, dtype)
-    above, below = (w.cast(w.node(op_type, [inputs[0], zero]), dtype) for op_type in ("Greater", "Less"))
-    return [w.node("Sub", [above, below])]
-
-
-@operator("rsqrt")
-def _rsqrt(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return [w.node("Reciprocal", [w.node("Sqrt", inputs)])]
-
-
 class SumParameters(Parameters):
     """add_n takes the number of its inputs as an attribute that its argument list does not name."""
 
     IGNORED = Parameters.IGNORED | {"num_args"}
 
 
-@operator("add_n", parameters=SumParameters)
-def _add_n(params: SumParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return [w.node("Sum", inputs)]
+@operator("add_n", parameters=SumParameters, dtypes=NUMBERS)
+@operator("_grad_add", dtypes=NUMBERS)
+def _add_n(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    # Not as Sum, which ONNX Runtime has for floats only.
+    return [functools.reduce(lambda a, b: w.node("Add", [a, b]), inputs)]
 
 
-def _check_power(params: ScalarParameters, node: NodeInfo) -> Optional[str]:
-    # A power of a negative base is a number only for whole exponents, and engines compute pow through a
-    # logarithm that gives NaN there; so whole exponents become products.
-    if params.scalar == 0.5 or (params.scalar == int(params.scalar) and 1 <= abs(params.scalar) <= _LARGEST_POWER):
+@dataclass(frozen=True)
+class QuadraticParameters(Parameters):
+    """Parameters of _contrib_quadratic: a x^2 + b x + c."""
+
+    a: float = 0.0
+    b: float = 0.0
+    c: float = 0.0
+
+
+@operator("_contrib_quadratic", parameters=QuadraticParameters)
+def _quadratic(params: QuadraticParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    dtype = dtype_of(node.inputs[0])
+    slope = w.node("Add", [w.node("Mul", [inputs[0], w.scalar(params.a, dtype)]), w.scalar(params.b, dtype)])
+    return [w.node("Add", [w.node("Mul", [slope, inputs[0]]), w.scalar(params.c, dtype)])]
+
+
+@dataclass(frozen=True)
+class SmoothL1Parameters(Parameters):
+    """Parameters of smooth_l1; `scalar` is the formula's sigma."""
+
+    IGNORED = Parameters.IGNORED | {"is_int"}
+
+    scalar: float = 1.0
+
+
+_FLOAT32 = np.dtype("float32")
+
+
+def _check_smooth_l1(params: SmoothL1Parameters, node: NodeInfo) -> Optional[str]:
+    if 1e-15 < abs(params.scalar) < 1e15:
         return None
-    required = f"0.5, or a whole number of size 1 to {_LARGEST_POWER}"
-    return reason("exponent", found=params.scalar, required=required)
+    return reason("scalar", found=params.scalar, required="a size between 1e-15 and 1e15, with a square in float32")
 
 
-@operator("_power_scalar", parameters=ScalarParameters, check=_check_power)
-def _power_scalar(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    if params.scalar == 0.5:
-        return [w.node("Sqrt", inputs)]
-    result = inputs[0]
-    for _ in range(abs(int(params.scalar)) - 1):
-        result = w.node("Mul", [result, inputs[0]])
-    return [w.node("Reciprocal", [result]) if params.scalar < 0 else result]
+@operator("smooth_l1", parameters=SmoothL1Parameters, check=_check_smooth_l1)
+def _smooth_l1(params: SmoothL1Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    square = params.scalar**2
+
+    def write(x: str) -> str:
+        size = w.node("Abs", [x])
+        outer = w.node("Sub", [size, w.scalar(0.5 / square, _FLOAT32)])
+        inner = w.node("Mul", [w.node("Mul", [x, x]), w.scalar(0.5 * square, _FLOAT32)])
+        is_outer = w.node("Greater", [size, w.scalar(1 / square, _FLOAT32)])
+        return w.node("Where", [is_outer, outer, inner])
+
+    return [in_float32(dtype_of(node.inputs[0]), inputs, w, write)]

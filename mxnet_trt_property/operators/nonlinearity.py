@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import dtype_of, shape_of
+from mxnet_trt_property.operators.binary import scalar_fits
+from mxnet_trt_property.operators.common import NUMBERS, dtype_of, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
 
 _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softrelu": "Softplus", "softsign": "Softsign"}
@@ -28,7 +29,7 @@ class ActivationParameters(Parameters):
     act_type: str
 
 
-@operator("Activation", parameters=ActivationParameters)
+@operator("Activation", parameters=ActivationParameters, zero_dim=True)
 def _activation(params: ActivationParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node(_ACTIVATIONS[params.act_type], inputs)]
 
@@ -97,10 +98,13 @@ class ClipParameters(Parameters):
 def _check_clip(params: ClipParameters, node: NodeInfo) -> Optional[str]:
     if params.a_min > params.a_max:
         return reason("a_min", found=params.a_min, required=f"at most a_max, {params.a_max}")
+    dtype = node.inputs[0].dtype
+    if not (scalar_fits(params.a_min, dtype) and scalar_fits(params.a_max, dtype)):
+        return reason("bounds", found=(params.a_min, params.a_max), required=f"numbers in the range of {dtype}")
     return None
 
 
-@operator("clip", parameters=ClipParameters, check=_check_clip)
+@operator("clip", parameters=ClipParameters, check=_check_clip, dtypes=NUMBERS, zero_dim=True)
 def _clip(params: ClipParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     dtype = dtype_of(node.inputs[0])
     return [w.node("Clip", [inputs[0], w.scalar(params.a_min, dtype), w.scalar(params.a_max, dtype)])]
@@ -114,6 +118,6 @@ class HardSigmoidParameters(Parameters):
     beta: float = 0.5
 
 
-@operator("hard_sigmoid", parameters=HardSigmoidParameters)
+@operator("hard_sigmoid", parameters=HardSigmoidParameters, zero_dim=True)
 def _hard_sigmoid(params: HardSigmoidParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("HardSigmoid", inputs, alpha=params.alpha, beta=params.beta)]

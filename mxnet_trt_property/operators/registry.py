@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 FLOATS = (np.dtype("float32"), np.dtype("float16"))
 """The dtypes that an operator takes unless its entry says otherwise."""
 
+_RESULTS = (*FLOATS, np.dtype("int32"), np.dtype("int64"), np.dtype("bool"))
+"""The dtypes that an array out of an engine may have."""
+
 
 class ParameterError(ValueError):
     """A node's attribute text does not parse as its parameter's type."""
@@ -139,6 +142,7 @@ class Operator:
         dtypes: The dtypes taken for all inputs that are not ignored.
         folds: Whether a result that is read as a weight only is computed when the engine is built: then the
             variables behind it are weights, too.
+        zero_dim: Whether 0-d arrays are taken, which MXNet has with NumPy's semantics only.
     """
 
     name: str
@@ -149,6 +153,7 @@ class Operator:
     ignored: tuple[int, ...] = ()
     dtypes: tuple[np.dtype[Any], ...] = FLOATS
     folds: bool = False
+    zero_dim: bool = False
 
     @property
     def is_conditional(self) -> bool:
@@ -162,7 +167,26 @@ class Operator:
                 continue
             names = " or ".join(d.name for d in self.dtypes)
             return reason(f"dtype of input {slot}", found=tensor.dtype.name, required=names)
-        return self.check(params, node)
+        return self._unfit(node) or self.check(params, node) or _unfit_result(node)
+
+    def _unfit(self, node: NodeInfo) -> Optional[str]:
+        """Returns why an array of the node has a shape that is not taken, or None."""
+        for kind, tensors in (("input", node.inputs), ("output", node.outputs)):
+            for slot, tensor in enumerate(tensors):
+                if tensor.shape is not None and 0 in tensor.shape:
+                    return reason(f"shape of {kind} {slot}", found=tensor.shape, required="no axis of size 0")
+                if tensor.shape == () and not self.zero_dim:
+                    return reason(f"shape of {kind} {slot}", found="a 0-d array", required="one axis or more")
+        return None
+
+
+def _unfit_result(node: NodeInfo) -> Optional[str]:
+    """Returns why an output has a dtype that engines do not have, or None."""
+    for slot, tensor in enumerate(node.outputs):
+        if tensor.dtype is not None and tensor.dtype not in _RESULTS:
+            names = ", ".join(d.name for d in _RESULTS)
+            return reason(f"dtype of output {slot}", found=tensor.dtype.name, required=f"one of {names}")
+    return None
 
 
 _OPERATORS: dict[str, Operator] = {}
@@ -180,6 +204,7 @@ def operator(
     ignored: tuple[int, ...] = (),
     dtypes: tuple[np.dtype[Any], ...] = FLOATS,
     folds: bool = False,
+    zero_dim: bool = False,
 ) -> Callable[[Emit], Emit]:
     """Registers the decorated emit function as the entry for each name in `names`.
 
@@ -191,7 +216,7 @@ def operator(
         for name in names:
             if name in _OPERATORS:
                 raise ValueError(f"operator '{name}' has an entry already ({_OPERATORS[name].emit.__module__})")
-            _OPERATORS[name] = Operator(name, parameters, check, emit, weights, ignored, dtypes, folds)
+            _OPERATORS[name] = Operator(name, parameters, check, emit, weights, ignored, dtypes, folds, zero_dim)
         return emit
 
     return register

@@ -131,7 +131,7 @@ class ExpandDimsParameters(Parameters):
     axis: int
 
 
-@operator("expand_dims", parameters=ExpandDimsParameters, dtypes=ELEMENTS)
+@operator("expand_dims", parameters=ExpandDimsParameters, dtypes=ELEMENTS, zero_dim=True)
 def _expand_dims(params: ExpandDimsParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.unsqueeze(inputs[0], (params.axis,))]
 
@@ -172,8 +172,8 @@ def _check_cast(params: CastParameters, node: NodeInfo) -> Optional[str]:
 
 
 # TensorRT has uint8 for what is fed only, and no other operator here takes or gives any.
-@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=ELEMENTS + UINT8)
-@operator("amp_cast", parameters=CastParameters, check=_check_cast)
+@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=ELEMENTS + UINT8, zero_dim=True)
+@operator("amp_cast", parameters=CastParameters, check=_check_cast, zero_dim=True)
 def _cast(params: CastParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.cast(inputs[0], np.dtype(params.dtype))]
 
@@ -226,6 +226,14 @@ class MakeLossParameters(Parameters):
     IGNORED = Parameters.IGNORED | {"grad_scale", "valid_thresh", "normalization"}
 
 
+@dataclass(frozen=True)
+class GradientMultiplierParameters(Parameters):
+    """_contrib_gradientmultiplier has a parameter of its gradient only."""
+
+    IGNORED = Parameters.IGNORED | {"scalar", "is_int"}
+
+
+@operator("_contrib_gradientmultiplier", parameters=GradientMultiplierParameters)
 @operator("_copy", dtypes=ELEMENTS)
 @operator("BlockGrad", dtypes=ELEMENTS)
 @operator("make_loss", dtypes=ELEMENTS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+import numpy as np
+
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import dtype_of
-from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
+from mxnet_trt_property.operators.common import NUMBERS, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
 
 
 @dataclass(frozen=True)
@@ -22,27 +25,57 @@ class SoftmaxParameters(Parameters):
 
 
 def _check_softmax(params: SoftmaxParameters, node: NodeInfo) -> Optional[str]:
-    if params.use_length:
-        return reason("use_length", found=True, required=False)
-    if params.temperature is not None and params.temperature <= 0:
+    if params.dtype not in (None, *(d.name for d in FLOATS)):
+        return reason("dtype", found=params.dtype, required="None or float32 or float16")
+    if params.temperature is not None and not 0 < params.temperature < math.inf:
         # MXNet takes the largest element for the one whose exponential is 1, and others overflow.
-        return reason("temperature", found=params.temperature, required="more than 0")
+        return reason("temperature", found=params.temperature, required="a positive number")
     found = node.inputs[0].dtype
-    if params.dtype is not None and (found is None or found.name != params.dtype):
-        return reason("dtype", found=params.dtype, required=f"None or the input's, {found or 'unknown'}")
+    if found is not None and found not in FLOATS:
+        return reason("dtype of input 0", found=found.name, required=" or ".join(d.name for d in FLOATS))
+    # MXNet has lengths for softmax only, and as integers.
+    if params.use_length and node.inputs[0].shape is None:
+        return needs_shape("size of the axis")
     return None
 
 
-@operator("softmax", parameters=SoftmaxParameters, check=_check_softmax)
-@operator("softmin", parameters=SoftmaxParameters, check=_check_softmax)
-@operator("log_softmax", parameters=SoftmaxParameters, check=_check_softmax)
+def _before_end(params: SoftmaxParameters, node: NodeInfo, length: str, w: OnnxWriter) -> str:
+    """Writes which elements along the axis come before the length of their row."""
+    shape = shape_of(node.inputs[0])
+    axis = positive(params.axis, len(shape))
+    positions = np.arange(shape[axis], dtype=dtype_of(node.inputs[1])).reshape(
+        [-1 if i == axis else 1 for i in range(len(shape))]
+    )
+    # A vector has one length, of shape (1,).
+    limits = w.unsqueeze(length, (axis,)) if len(shape) > 1 else length
+    return w.node("Less", [w.constant(positions), limits])
+
+
+@operator("softmax", parameters=SoftmaxParameters, check=_check_softmax, dtypes=NUMBERS)
+@operator("softmin", parameters=SoftmaxParameters, check=_check_softmax, dtypes=NUMBERS)
+@operator("log_softmax", parameters=SoftmaxParameters, check=_check_softmax, dtypes=NUMBERS)
 def _softmax(params: SoftmaxParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    data = inputs[0]
+    data, dtype = inputs[0], dtype_of(node.inputs[0])
+    result_dtype = dtype_of(node.outputs[0])
+    if (dtype, result_dtype) == (FLOATS[1], FLOATS[0]):
+        data, dtype = w.cast(data, result_dtype), result_dtype
     if node.op == "softmin":
         data = w.node("Neg", [data])
-    if params.temperature is not None and params.temperature != 1:
-        data = w.node("Div", [data, w.scalar(params.temperature, dtype_of(node.inputs[0]))])
-    return [w.node("LogSoftmax" if node.op == "log_softmax" else "Softmax", [data], axis=params.axis)]
+    if params.temperature not in (None, 1.0):
+        data = w.node("Div", [data, w.scalar(params.temperature or 1.0, dtype)])
+    mask = _before_end(params, node, inputs[1], w) if params.use_length else ""
+    if mask:
+        data = w.node("Where", [mask, data, w.scalar(-math.inf, dtype)])
+    # TensorRT's softmax is one of tensors of two axes or more.
+    is_vector = len(shape_of(node.inputs[0])) == 1
+    data = w.unsqueeze(data, (0,)) if is_vector else data
+    op_type = "LogSoftmax" if node.op == "log_softmax" else "Softmax"
+    result = w.node(op_type, [data], axis=-1 if is_vector else params.axis)
+    result = w.squeeze(result, (0,)) if is_vector else result
+    if mask:
+        # A row of length 0 is no number to the softmax.
+        result = w.node("Where", [mask, result, w.scalar(0.0, dtype)])
+    return [result if dtype == result_dtype else w.cast(result, result_dtype)]
 
 
 @dataclass(frozen=True)

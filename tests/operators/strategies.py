@@ -109,11 +109,11 @@ class Values:
         """Returns the array; the harness' generator is not used, since the seed is part of the row."""
         rng = np.random.RandomState(self.seed)
         if self.low is None:
-            array = rng.standard_normal(shape)
+            array = np.array(rng.standard_normal(shape))
         elif self.whole:
-            array = rng.randint(int(self.low), int(self.high), shape).astype(np.float64)
+            array = np.array(rng.randint(int(self.low), int(self.high), shape), np.float64)
         else:
-            array = rng.uniform(self.low, self.high, shape)
+            array = np.array(rng.uniform(self.low, self.high, shape))
         for number in self.special:
             array.reshape(-1)[rng.randint(0, array.size)] = number
         return array

@@ -80,6 +80,24 @@ ACCEPTED += [
     for dtype in ("float32", "int32")
 ]
 ACCEPTED += [
+    Row("where", "rows", lambda: S.where(X, Y, Y * 2), {"x": (3,), "y": (3, 2, 1)}, 0.0, 0.0, fills={"x": _small}),
+    Row("where", "vector", lambda: S.where(X, Y, Y * 2), {"x": (3,), "y": (3,)}, 0.0, 0.0, fills={"x": _small}),
+]
+ACCEPTED += [
+    Row("where", f"{name}_values", lambda: S.where(X, Y, Y * 2), SAME, 0.0, 0.0, {"y": name}, {"x": _small})
+    for name in ("float16", "int32", "int64")
+]
+ACCEPTED += [
+    Row(name, f"{dtype}_data", lambda f=function: f(X), SHAPE, 0.0, 0.0, {"x": dtype})
+    for name, function in [
+        ("broadcast_to", lambda x: S.broadcast_to(x, shape=(2, 3, 4))),
+        ("broadcast_axis", lambda x: S.broadcast_axis(x, axis=2, size=3)),
+        ("broadcast_like", lambda x: S.broadcast_like(x, S.slice_axis(x, axis=2, begin=0, end=1))),
+    ]
+    for dtype in ("int32", "int64", "float16")
+    if name != "broadcast_like" or dtype == "float16"
+]
+ACCEPTED += [
     Row(
         call.operator,
         f"of_{dtype}",
@@ -115,13 +133,6 @@ ACCEPTED += [
 ]
 
 REFUSED = [
-    Refusal(
-        "where",
-        "rows",
-        lambda: S.where(X, Y, Y * 2),
-        {"x": (2,), "y": (2, 3)},
-        "shape of the condition: found (2,), required",
-    ),
     Refusal(
         "where",
         "uint8",

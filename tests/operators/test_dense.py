@@ -1,4 +1,4 @@
-"""FullyConnected, dot, batch_dot and khatri_rao."""
+"""FullyConnected, dot and batch_dot."""
 
 from __future__ import annotations
 
@@ -56,6 +56,28 @@ ACCEPTED = [
         1e-5,
     ),
     Row("dot", "3d_by_2d", lambda: S.dot(X, Y), {"x": (2, 3, 5), "y": (5, 4)}, 1e-5, 1e-5),
+    Row("dot", "vectors", lambda: S.dot(X, Y), {"x": (5,), "y": (5,)}, 1e-5, 1e-5),
+    Row("dot", "vector_by_matrix", lambda: S.dot(X, Y), {"x": (5,), "y": (5, 3)}, 1e-5, 1e-5),
+    Row("dot", "matrix_by_vector", lambda: S.dot(X, Y), {"x": (3, 5), "y": (5,)}, 1e-5, 1e-5),
+    Row("dot", "3d_by_3d", lambda: S.dot(X, Y), {"x": (2, 3, 5), "y": (5, 2, 4)}, 1e-5, 1e-5),
+    Row("dot", "3d_lhs_turned", lambda: S.dot(X, Y, transpose_a=True), {"x": (5, 2, 3), "y": (5, 4)}, 1e-5, 1e-5),
+    Row("dot", "3d_rhs_turned", lambda: S.dot(X, Y, transpose_b=True), {"x": (3, 5), "y": (2, 1, 5)}, 1e-5, 1e-5),
+    Row(
+        "dot",
+        "both_turned",
+        lambda: S.dot(X, Y, transpose_a=True, transpose_b=True),
+        {"x": (5, 2, 3), "y": (2, 4, 5)},
+        1e-5,
+        1e-5,
+    ),
+    Row(
+        "batch_dot",
+        "4d",
+        lambda: S.batch_dot(X, Y, transpose_a=True),
+        {"x": (1, 2, 5, 3), "y": (1, 2, 5, 4)},
+        1e-5,
+        1e-5,
+    ),
     Row("batch_dot", "plain", lambda: S.batch_dot(X, Y), BATCH, 1e-5, 1e-5),
     Row(
         "batch_dot",
@@ -66,11 +88,6 @@ ACCEPTED = [
         1e-5,
     ),
 ]
-ACCEPTED += [
-    Row("khatri_rao", name, Call("khatri_rao", *shapes), shapes, 1e-6, 1e-6)
-    for name, rows in [("two", (3, 5)), ("three", (2, 1, 4)), ("one", (3,))]
-    for shapes in [{name: (count, 4) for name, count in zip("xyz", rows)}]
-]
 
 REFUSED = [
     Refusal(
@@ -80,7 +97,7 @@ REFUSED = [
         {"x": (3, 5)},
         "shape of the bias: found (7, 1), required (7,)",
     ),
-    Refusal("dot", "3d_by_3d", lambda: S.dot(X, Y), {"x": (2, 3, 5), "y": (5, 2, 4)}, "required two axes each"),
+    Refusal("dot", "sparse", lambda: S.dot(X, Y, forward_stype="csr"), TWO, "forward_stype: found csr"),
     Refusal("dot", "unknown_shape", lambda: S.dot(X, Y), {}, "number of axes: found an unknown shape"),
     Refusal("batch_dot", "sparse", lambda: S.batch_dot(X, Y, forward_stype="csr"), {}, "forward_stype: found csr"),
 ]
@@ -117,16 +134,8 @@ def _batch_dot(draw: st.DrawFn) -> Row:
     return row(draw, call, both, draw(dtypes("float32", "float64")), atol=1e-5, special=SMALL)
 
 
-@st.composite
-def _khatri_rao(draw: st.DrawFn) -> Row:
-    columns, names = draw(st.integers(1, 4)), "xyz"[: draw(st.integers(1, 3))]
-    all_shapes = {name: (draw(st.integers(1, 4)), columns) for name in names}
-    return row(draw, Call("khatri_rao", *names), all_shapes, draw(dtypes()))
-
-
 STRATEGIES: dict[str, st.SearchStrategy[Row]] = {
     "FullyConnected": _fully_connected(),
     "dot": _dot(),
     "batch_dot": _batch_dot(),
-    "khatri_rao": _khatri_rao(),
 }

@@ -73,10 +73,6 @@ ACCEPTED += [
 
 REFUSED = [
     Refusal(
-        "_power_scalar", "third", _call("_power_scalar", X, scalar=1.5), SHAPE, "exponent: found 1.5, required 0.5, or"
-    ),
-    Refusal("_power_scalar", "large", _call("_power_scalar", X, scalar=9), SHAPE, "exponent: found 9.0"),
-    Refusal(
         "elemwise_add",
         "float64",
         lambda: X + X,

@@ -46,11 +46,21 @@ ACCEPTED += [
     Row("LeakyReLU", "gelu", _leaky(act_type="gelu"), SHAPE, 1e-5, 1e-6),
     Row("clip", "both", lambda: S.clip(X, a_min=-0.5, a_max=0.7), SHAPE, 0.0, 0.0),
     Row("clip", "float16", lambda: S.clip(X, a_min=0, a_max=6), SHAPE, 0.0, 0.0, {"x": "float16"}),
+    Row("clip", "int32", lambda: S.clip(X, a_min=-1, a_max=2), SHAPE, 0.0, 0.0, {"x": "int32"}),
+    Row("clip", "int64", lambda: S.clip(X, a_min=0.5, a_max=2.5), SHAPE, 0.0, 0.0, {"x": "int64"}),
     Row("hard_sigmoid", "default", lambda: S.hard_sigmoid(X), SHAPE, 1e-6, 1e-6),
     Row("hard_sigmoid", "other", lambda: S.hard_sigmoid(X, alpha=0.6, beta=0.1), SHAPE, 1e-6, 1e-6),
 ]
 
 REFUSED = [
+    Refusal(
+        "clip",
+        "range",
+        lambda: S.clip(X, a_min=0, a_max=3e9),
+        SHAPE,
+        "bounds: found (0.0, 3000000000.0)",
+        {"x": "int32"},
+    ),
     Refusal("LeakyReLU", "rrelu", _leaky(act_type="rrelu"), SHAPE, "act_type: found rrelu, required leaky or"),
     Refusal(
         "clip", "swapped", lambda: S.clip(X, a_min=2, a_max=1), SHAPE, "a_min: found 2.0, required at most a_max, 1.0"

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, Phase
 
 from mxnet_trt_property import backend
-from tests.harness import Row, all_arrays, all_strategies, compare, plugin_outputs, stock_outputs
+from mxnet_trt_property.infer import known_shape
+from tests.harness import Row, all_arrays, all_strategies, compare, plugin_outputs, semantics, stock_outputs
 
 STRATEGIES = all_strategies()
 EVERYDAY = 4
@@ -78,14 +79,17 @@ def check(row: Row) -> str:
 def has_elements(symbol: Any, row: Row) -> bool:
     """Whether each output has some: MXNet's operators fail on an empty one, at some later operation of the process."""
     arguments = symbol.list_arguments()
-    _, outputs, _ = symbol.infer_shape(**{k: v for k, v in row.shapes.items() if k in arguments})
-    return all(shape and min(shape) > 0 for shape in outputs)
+    with semantics(symbol):
+        _, outputs, _ = symbol.infer_shape(**{k: v for k, v in row.shapes.items() if k in arguments})
+        shapes = [known_shape(shape) for shape in outputs]
+    return all(shape is not None and 0 not in shape for shape in shapes)
 
 
 def assert_reasons(symbol: Any, arrays: Any) -> None:
     """Asserts that a reason is given for each node that stays with MXNet."""
     shapes = {name: value.shape for name, value in arrays.items()}
-    decisions = backend.decide(symbol, shapes, {name: value.dtype for name, value in arrays.items()})
+    with semantics(symbol):
+        decisions = backend.decide(symbol, shapes, {name: value.dtype for name, value in arrays.items()})
     for decision in decisions.refused:
         assert decision.reason
         # A converter that raises is a fault that the partition survives, not a reason.

@@ -33,6 +33,12 @@ KINDS = {
     "tuple of <float>": tuple,
 }
 
+# Operators whose argument list describes other parameters than they read.
+MISDESCRIBED = {
+    "_npi_concatenate": {"num_args": "int, required", "axis": "int or None, optional, default='0'"},
+    "smooth_l1": {"scalar": "double, optional, default=1", "is_int": "boolean, optional, default=1"},
+}
+
 
 def mxnet_arguments() -> Mapping[str, Mapping[str, str]]:
     """Returns for each operator of MXNet its arguments and the texts that describe their types."""
@@ -48,7 +54,7 @@ def mxnet_arguments() -> Mapping[str, Mapping[str, str]]:
         mx.base.check_call(library.MXSymbolGetAtomicSymbolInfo(ctypes.c_void_p(handles[i]), *pointers))
         assert name.value is not None
         result[name.value.decode()] = {names[j].decode(): types[j].decode() for j in range(number.value)}
-    return result
+    return {**result, **MISDESCRIBED}
 
 
 ARGUMENTS = dict(mxnet_arguments())

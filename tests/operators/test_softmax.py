@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import strategies as st
 
 from tests.harness import Refusal, Row, mx
@@ -32,6 +33,8 @@ ACCEPTED = [
 ]
 ACCEPTED += [
     Row("softmax", "float16", lambda: S.softmax(X, axis=1, temperature=2), SHAPE, 1e-2, 1e-3, {"x": "float16"}),
+    Row("softmax", "vector", lambda: S.softmax(X, axis=0), {"x": (5,)}, 1e-5, 1e-6),
+    Row("log_softmax", "vector", lambda: S.log_softmax(X), {"x": (5,)}, 1e-5, 1e-5),
     Row("SoftmaxOutput", "2d", _output(), {"x": (3, 7)}, 1e-5, 1e-6),
     Row("SoftmaxOutput", "multi", _output(multi_output=True), SHAPE, 1e-5, 1e-6),
     Row("SoftmaxOutput", "preserve", _output(preserve_shape=True), SHAPE, 1e-5, 1e-6),
@@ -51,15 +54,47 @@ ACCEPTED += [
     Row("MAERegressionOutput", "plain", lambda: S.MAERegressionOutput(X * 2, LABEL), {"x": (3, 7)}, 0.0, 0.0),
 ]
 
-REFUSED = [
-    Refusal(kind, name, lambda k=kind, i=inputs, p=parameters: getattr(S, k)(*i, **p), {"x": (2, 3), **shapes}, reason)
-    for kind in ("softmax", "softmin", "log_softmax")
-    for name, inputs, parameters, shapes, reason in [
-        ("dtype", (X,), {"dtype": "float16"}, {}, "dtype: found float16, required None or the input's, float32"),
-        ("cold", (X,), {"temperature": 0}, {}, "temperature: found 0.0, required more than 0"),
-        ("length", (X, Y), {"use_length": True}, {"y": (2,)}, "use_length: found True, required False"),
+
+def _lengths(rng, shape):
+    # From nothing to all of the row.
+    return np.resize([3, 4, 1, 0, 2], shape)
+
+
+def _not_a_number_behind(rng, shape):
+    values = rng.standard_normal(shape)
+    values[..., 3] = np.nan
+    return values
+
+
+ACCEPTED += [
+    Row("softmax", name, lambda p=parameters: S.softmax(X, Y, use_length=True, **p),
+        {"x": shape, "y": lengths}, 1e-5, 1e-6, {"y": dtype}, {"y": _lengths})
+    for name, parameters, shape, lengths, dtype in [
+        ("length", {}, (2, 3, 4), (2, 3), "int32"),
+        ("length_axis", {"axis": 1}, (2, 4, 3), (2, 3), "int64"),
+        ("length_1d", {"axis": 0, "temperature": 0.5}, (4, 5), (5,), "int32"),
+        ("length_vector", {}, (4,), (1,), "int32"),
     ]
-    if name != "length" or kind == "softmax"
+]  # fmt: skip
+ACCEPTED += [
+    # What lies behind the length is not read.
+    Row("softmax", "length_nan", lambda: S.softmax(X, Y, use_length=True), {"x": (5, 4), "y": (5,)}, 1e-5, 1e-6,
+        {"y": "int32"}, {"x": _not_a_number_behind, "y": lambda rng, shape: np.resize([0, 3, 1, 3, 2], shape)}),
+    Row("softmax", "widening", lambda: S.softmax(X, dtype="float32"), {"x": (3, 5)}, 2e-3, 1e-5, {"x": "float16"}),
+    Row("log_softmax", "narrowing", lambda: S.log_softmax(X, dtype="float16"), {"x": (3, 5)}, 2e-3, 1e-3),
+]  # fmt: skip
+
+REFUSED = [
+    Refusal(kind, name, lambda k=kind, p=parameters: getattr(S, k)(X, **p), {"x": (2, 3)}, reason)
+    for kind in ("softmax", "softmin", "log_softmax")
+    for name, parameters, reason in [
+        ("dtype", {"dtype": "float64"}, "dtype: found float64, required None or float32"),
+        ("cold", {"temperature": 0}, "temperature: found 0.0, required a positive number"),
+    ]
+]
+REFUSED += [
+    Refusal("softmax", "unknown_shape", lambda: S.softmax(X, Y, use_length=True), {}, "size of the axis: found an unk"),
+    Refusal("softmax", "int32", lambda: S.softmax(X), {"x": (2, 3)}, "dtype of input 0: found int32", {"x": "int32"}),
 ]
 REFUSED += [
     Refusal(
