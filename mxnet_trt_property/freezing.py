@@ -70,14 +70,16 @@ def freeze(text: str, values: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
     slots = {i: _weight_slots(n) for i, n in enumerate(nodes) if n.get("subgraphs")}
     needed = {head[0] for head in data["heads"]}
     needed |= {e[0] for i, n in enumerate(nodes) for s, e in enumerate(n["inputs"]) if s not in slots.get(i, ())}
-    free = {i for i, name in names.items() if name in values and i not in needed}
+    # What makes zeros in place of a weight takes an empty shape, or a 0 in one, for unknown.
+    given = {name for name, value in values.items() if value.shape and 0 not in value.shape}
+    free = {i for i, name in names.items() if name in given and i not in needed}
     frozen = set()
     for i, weights in slots.items():
         chosen = [s for s in weights if nodes[i]["inputs"][s][0] in free]
         if chosen:
             frozen |= {nodes[i]["inputs"][s][0] for s in chosen}
-            given = [values[names[nodes[i]["inputs"][s][0]]] for s in chosen]
-            _freeze_node(nodes[i], chosen, given, data["attrs"])
+            arrays = [values[names[nodes[i]["inputs"][s][0]]] for s in chosen]
+            _freeze_node(nodes[i], chosen, arrays, data["attrs"])
     _drop_variables(data, frozen)
     return json.dumps(data), frozenset(names[i] for i in frozen)
 
