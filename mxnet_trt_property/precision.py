@@ -65,6 +65,10 @@ def to_float16(model: bytes, keep: Collection[str], near: Collection[str], label
     }
     own = {node.name for node in proto.graph.node}
     asked |= {n.name for n in proto.graph.node if large.intersection(n.input)} | _positions(proto.graph)
+    # A loop reads values of its entry's other nodes from inside, where the converter does not look.
+    loops = {n.doc_string for n in proto.graph.node if _inner_graphs(n)}
+    asked |= {n.name for n in proto.graph.node if n.doc_string in loops}
+    _give_loops_constants_of_their_own(proto.graph)
     tools = _tools(label)
     try:
         converted = tools["float16"].convert_float_to_float16(
@@ -189,6 +193,40 @@ def _positions(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
+def _inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    return [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+
+
+def _rename_reads(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = names.get(name, name)
+        for inner in _inner_graphs(node):
+            _rename_reads(inner, names)
+
+
+def _give_loops_constants_of_their_own(graph: onnx.GraphProto) -> None:
+    """Copies the constants that loops read: the converter may make float16 of one that others read, too."""
+    copies = {tensor.name: f"{tensor.name}/loop" for tensor in graph.initializer}
+    for tensor in list(graph.initializer):
+        graph.initializer.add().CopyFrom(tensor)
+        graph.initializer[-1].name = copies[tensor.name]
+    for node in graph.node:
+        for inner in _inner_graphs(node):
+            _rename_reads(inner, copies)
+    read = _reads(graph)
+    used = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(used)
+
+
+def _reads(graph: onnx.GraphProto) -> set[str]:
+    """Returns the names that the nodes of a graph and of its inner graphs read, and its outputs."""
+    inner = [_reads(g) for node in graph.node for g in _inner_graphs(node)]
+    own = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    return own.union(*inner)
+
+
 def _drop_detours(graph: onnx.GraphProto, own: Collection[str]) -> None:
     """Takes out the way of a float32 value through float16 and back, which the converter writes and which rounds it."""
     added = {n.output[0]: n for n in graph.node if n.op_type == "Cast" and n.name not in own}
@@ -201,11 +239,13 @@ def _drop_detours(graph: onnx.GraphProto, own: Collection[str]) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = straight.get(name, name)
+        for inner in _inner_graphs(node):
+            _rename_reads(inner, {name: cast.input[0] for name, cast in added.items()})
     for name in outputs & set(straight):
         added[name].op_type = "Identity"
         del added[name].attribute[:]
         added[name].input[0] = straight[name]
-    read = {name for node in graph.node for name in node.input} | outputs
+    read = _reads(graph)
     kept = [node for node in graph.node if node.output[0] not in added or node.output[0] in read]
     del graph.node[:]
     graph.node.extend(kept)
@@ -261,7 +301,7 @@ def _fold_batch_normalizations(graph: onnx.GraphProto, asked: Collection[str]) -
             added.add(name)
     del graph.node[:]
     graph.node.extend(nodes)
-    read = {name for node in nodes for name in node.input}
+    read = _reads(graph)
     used = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(used)

@@ -273,11 +273,15 @@ class Session:
         arrays = [self._read_array(inputs[i], stream).reshape(shape) for i, shape, _ in self._inputs]
         near = precision.beyond_float16(serialized, arrays, self.label)
         names = self.graph.model.node_names
+        largest: dict[str, float] = {}
         for node, peak in near.items():
+            name = names.get(node, node)
+            largest[name] = max(peak, largest.get(name, 0.0))
+        for name, peak in largest.items():
             _log.warning(
                 "%s: node %s stays in float32: it met a value of %.3g, and float16 ends at %.3g",
                 self.label,
-                names.get(node, node),
+                name,
                 peak,
                 precision.FLOAT16_MAX,
             )

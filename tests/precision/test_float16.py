@@ -15,9 +15,11 @@ import pytest
 
 import mxnet_trt_property
 from mxnet_trt_property import precision
+from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.errors import EngineError, SettingError
 from tests.harness import build_engine, converted_model
-from tests.models import zoo
+from tests.models import sequences, vision, zoo
+from tests.models.test_models import run
 from tests.symbols import backend, random_arrays, relative_error, taken_nodes
 
 S = mx.sym
@@ -72,6 +74,34 @@ def test_network(name: str) -> None:
 @pytest.mark.parametrize("name", zoo.VISION)
 def test_vision_network(name: str) -> None:
     test_network(name)
+
+
+@pytest.mark.parametrize(
+    "build", [vision.ssd, sequences.bert, sequences.crnn, sequences.language_model], ids=lambda build: build.__name__
+)
+def test_application(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops, recurrent layers, masks of attention; and what is written is a model that TensorRT builds."""
+    models: list[bytes] = []
+    stock = OnnxRuntimeEngine.build
+
+    def recording_build(self: Any, model: bytes, *rest: Any) -> Any:
+        models.append(model)
+        return stock(self, model, *rest)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "build", recording_build)
+    network = build()
+    data = network.data()
+    _, expected = run(network, "NONE", data)
+    monkeypatch.setenv("MXNET_TENSORRT_PRECISION", "fp16")
+    monkeypatch.setenv("MXNET_TENSORRT_ON_ERROR", "raise")
+    _, found = run(network, "TensorRT", data)
+    for ours, theirs in zip(found, expected):
+        assert relative_error(ours, theirs) < 5e-3
+    assert models
+    pytest.importorskip("tensorrt_rtx")
+    for model in models:
+        onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+        build_engine(model)
 
 
 def test_engine_builds() -> None:
