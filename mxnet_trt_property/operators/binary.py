@@ -31,6 +31,11 @@ def _composed(write: Callable[[str, str, OnnxWriter], str]) -> Binary:
     return lambda a, b, dtype, w: in_float32(dtype, [a, b], w, lambda *sides: write(sides[0], sides[1], w))
 
 
+def _extremum(op_type: str) -> Binary:
+    """Returns Max or Min; ONNX Runtime 1.19 writes beyond its memory where both sides are broadcast in float16."""
+    return _composed(lambda a, b, w: w.node(op_type, [a, b]))
+
+
 def mod(a: str, b: str, dtype: np.dtype[Any], w: OnnxWriter) -> str:
     """Writes a - b floor(a / b), which has the sign of b, and 0 where b is 0."""
     zero = w.scalar(0, dtype)
@@ -147,8 +152,8 @@ EXACT: dict[str, Binary] = {
     "add": native("Add"),
     "sub": native("Sub"),
     "mul": native("Mul"),
-    "maximum": native("Max"),
-    "minimum": native("Min"),
+    "maximum": _extremum("Max"),
+    "minimum": _extremum("Min"),
     **{f"logical_{kind}": logical(kind.capitalize()) for kind in ("and", "or", "xor")},
     **{kind: comparison(kind) for kind in COMPARISONS},
 }
