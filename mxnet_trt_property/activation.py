@@ -36,6 +36,7 @@ def install() -> None:
         symbol = mx.sym.Symbol
         from mxnet_trt_property import (
             binding,  # keeps MXNet's own functions before they are replaced
+            blocks,
             contrib,
             saving,
         )
@@ -46,6 +47,7 @@ def install() -> None:
         symbol.get_backend_symbol = _for_backend(symbol.get_backend_symbol, binding.get_backend_symbol)
         symbol.optimize_for = _for_backend(symbol.optimize_for, binding.optimize_for)
         symbol.tojson = _with_stock(symbol.tojson, saving.tojson)
+        symbol.__setstate__ = _with_stock(symbol.__setstate__, saving.set_state)
         symbol.save = _with_stock(symbol.save, functools.partial(saving.save, tojson=binding.stock.tojson))
         for module in (mx.symbol.symbol, mx.symbol.numpy._symbol):
             load, load_json = module.load, module.load_json
@@ -54,7 +56,8 @@ def install() -> None:
             wrapped = functools.partial(saving.load_json, load_json)
             _replace(load_json, functools.update_wrapper(wrapped, load_json))
         block = mx.gluon.HybridBlock
-        block._build_cache = _in_gluon(block._build_cache, binding.in_gluon)
+        block._build_cache = _of_block(block._build_cache, blocks.build_cache)
+        block._call_cached_op = _of_block(block._call_cached_op, blocks.call)
         mx.contrib.tensorrt = sys.modules["mxnet.contrib.tensorrt"] = contrib
         _installed = True
 
@@ -95,11 +98,12 @@ def _with_stock(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable
     return wrapper
 
 
-def _in_gluon(stock: Callable[..., Any], context: Callable[[], Any]) -> Callable[..., Any]:
+def _of_block(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a method of HybridBlock: `ours` gets the stock one, the block, and the block's inputs."""
+
     @functools.wraps(stock)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with context():
-            return stock(self, *args, **kwargs)
+    def wrapper(self: Any, *args: Any) -> Any:
+        return ours(stock, self, args)
 
     return wrapper
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Callable, NamedTuple, Optional
 
 import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, freezing, infer, session, settings
-from mxnet_trt_property.environment import native_default_backend
+from mxnet_trt_property import backend, blocks, freezing, infer, session, settings
+from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach, warn_once
 
@@ -22,6 +21,7 @@ _log = logging.getLogger("mxnet_trt_property")
 
 # Options of MXNet's own pass, which Gluon passes through optimize_for too.
 _PASS_OPTIONS = frozenset({"dedup_subgraph"})
+_REQUESTS = ("null", "write", "add")
 
 
 class Stock(NamedTuple):
@@ -46,19 +46,6 @@ stock = Stock(
     mx.sym.load_json,
 )
 
-_gluon = threading.local()
-
-
-@contextmanager
-def in_gluon() -> Iterator[None]:
-    """Around what a HybridBlock does to build its graph: its parameters stay its own, and may change later."""
-    before = getattr(_gluon, "inside", False)
-    _gluon.inside = True
-    try:
-        yield
-    finally:
-        _gluon.inside = before
-
 
 def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapping[str, Any]] = None) -> Any:
     """Does what Symbol.simple_bind does, with TensorRT nodes where they can be had.
@@ -74,7 +61,7 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
     def stock_bind(sym: Any, extra: Mapping[str, Any], **changed: Any) -> Any:
         return stock.simple_bind(sym, **{**plain, **changed}, **{**shapes, **extra})
 
-    with native_default_backend():
+    with native_backend(DEFAULT_BACKEND):
         reason = _why_stock(symbol, arguments["grad_req"], plain.get("group2ctx"), plain.get("stype_dict"))
         known = {k: v for k, v in shapes.items() if isinstance(v, tuple)}
         made = None if reason else _partition(symbol, known, plain.get("type_dict") or {}, context=plain["ctx"])
@@ -85,7 +72,7 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
         free = {k: v for k, v in all_shapes.items() if k not in plain and k != "self"}
         dtypes = backend.complete_dtypes(symbol, plain.get("type_dict") or {})
         made = _freeze(made, values or {})
-        with session.collect() as sessions:
+        with session.collect() as sessions, _backend_beside(made):
             left = {k: v for k, v in free.items() if k not in made.frozen}
             executor = stock_bind(made.symbol, left, type_dict=dtypes)
         return attach(executor, made.symbol if made.frozen else symbol, made, _twin_maker(symbol, made), sessions)
@@ -97,9 +84,8 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     def stock_bind(sym: Any) -> Any:
         return stock.bind(sym, **arguments)
 
-    with native_default_backend():
-        no_gradients = _holds_nothing(arguments["args_grad"])
-        grad_req = "null" if no_gradients else arguments["grad_req"]
+    with native_backend(DEFAULT_BACKEND):
+        grad_req = _inference_request(arguments["args_grad"], arguments["grad_req"], symbol.list_arguments())
         reason = _why_stock(symbol, grad_req, arguments["group2ctx"], None)
         arrays = _by_name(arguments["args"], symbol.list_arguments())
         if reason or arrays is None:
@@ -110,7 +96,7 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         auxiliary = _by_name(arguments["aux_states"] or [], symbol.list_auxiliary_states())
         if made is None or auxiliary is None:
             return stock_bind(symbol)
-        with session.collect() as sessions:
+        with session.collect() as sessions, _backend_beside(made):
             executor = stock.bind(
                 made.symbol,
                 arguments["ctx"],
@@ -123,13 +109,18 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
             )
 
         def make_stock(current: Any) -> Any:
-            with native_default_backend():
+            with native_backend(DEFAULT_BACKEND):
                 return stock_bind(symbol)
 
         attached = attach(executor, symbol, made, make_stock, sessions)
-        attached.grad_arrays = arguments["args_grad"]
+        attached.grad_arrays = None if arguments["args_grad"] is None else [None] * len(attached.arg_arrays)
         attached._grad_req = arguments["grad_req"]
         return attached
+
+
+def _backend_beside(made: backend.Partitioned) -> AbstractContextManager[None]:
+    """MXNet's own backend where any node stays with MXNet; otherwise none needs to look at the graph."""
+    return native_backend(DEFAULT_BACKEND if made.decisions.refused else IDLE_BACKEND)
 
 
 def _spread(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,7 +155,8 @@ def get_backend_symbol(symbol: Any, arguments: Mapping[str, Any]) -> Any:
 
 def optimize_for(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     """Does what Symbol.optimize_for does for TensorRT: keyword options are the backend's, lower-case settings."""
-    options = {k: str(v) for k, v in arguments["kwargs"].items() if k not in _PASS_OPTIONS}
+    given_options = _flat_options(arguments["kwargs"])
+    options = {k: str(v) for k, v in given_options.items() if k not in _PASS_OPTIONS}
     settings.read(options)
     given = {**(arguments["args"] or {}), **(arguments["aux"] or {})}
     shapes = {**{k: tuple(v.shape) for k, v in given.items()}, **(arguments["shape_dict"] or {})}
@@ -172,7 +164,18 @@ def optimize_for(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     made = _partition(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options, arguments["ctx"])
     if made is None:
         return symbol.__copy__()
-    if arguments["kwargs"].get("dedup_subgraph") or getattr(_gluon, "inside", False):
+    if blocks.inside():
+        context = arguments["ctx"]
+
+        def decide(arrays: Mapping[str, Any]) -> tuple[int, ...]:
+            new_shapes = {**shapes, **{k: v.shape for k, v in arrays.items()}}
+            new_dtypes = {**dtypes, **{k: v.dtype for k, v in arrays.items()}}
+            found = backend.decide(symbol, new_shapes, backend.complete_dtypes(symbol, new_dtypes), options, context)
+            return tuple(found.groups)
+
+        blocks.note_partition(symbol, tuple(made.decisions.groups), decide)
+        return made.symbol
+    if given_options.get("dedup_subgraph"):
         return made.symbol
     made = _freeze(made, given)
     for group in (arguments["args"], arguments["aux"]):
@@ -181,9 +184,34 @@ def optimize_for(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     return made.symbol
 
 
+def _flat_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns options with those of `backend_opts` among them.
+
+    MXNet's tutorial on TensorRT passes a dictionary of that name, which MXNet 1.9 itself takes for one unknown option.
+    """
+    nested = options.get("backend_opts") or {}
+    if not isinstance(nested, Mapping):
+        raise SettingError(
+            message(
+                "The option backend_opts of the TensorRT backend is not valid",
+                found=repr(nested),
+                required="a dictionary of options",
+                next_step="give the options as keyword arguments",
+            )
+        )
+    return {**nested, **{k: v for k, v in options.items() if k != "backend_opts"}}
+
+
 def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
     """Does what Executor.reshape does; an executor with TensorRT nodes is partitioned again for its new shapes."""
-    with native_default_backend():
+    new = _reshape(executor, arguments)
+    if isinstance(executor, TensorRTExecutor):
+        executor.pass_monitor_to(new)
+    return new
+
+
+def _reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
+    with native_backend(DEFAULT_BACKEND):
         if not isinstance(executor, TensorRTExecutor):
             return stock.reshape(executor, **_spread(arguments))
         state = executor.tensorrt
@@ -193,7 +221,7 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
         if not arguments["partial_shaping"]:
             _check_unspecified(executor, shapes, all_shapes)
         # MXNet checks the sizes and shares the memory. Its arrays come in the order of the partitioned symbol.
-        with session.collect() as sessions:
+        with session.collect() as sessions, _backend_beside(state.made):
             new = stock.reshape(executor, True, arguments["allow_up_sizing"], **{**shapes, **all_shapes})
         arrays = dict(zip(state.made.symbol.list_arguments(), new.arg_arrays))
         auxiliary = dict(zip(state.made.symbol.list_auxiliary_states(), new.aux_arrays))
@@ -206,7 +234,7 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
             return _bind_stock(symbol, executor._ctx, {**arrays, **auxiliary})
         if made.decisions.groups != state.made.decisions.groups:
             # Other nodes can be taken at the new shapes.
-            with session.collect() as sessions:
+            with session.collect() as sessions, _backend_beside(made):
                 new = stock.bind(made.symbol, executor._ctx, arrays, None, "null", auxiliary)
         return attach(new, symbol, made, _twin_maker(symbol, made), sessions)
 
@@ -214,7 +242,7 @@ def reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
 def _bind_stock(symbol: Any, ctx: Any, arrays: Mapping[str, Any]) -> Any:
     """Binds a symbol as it is, for inference, to arrays by name."""
     arguments, auxiliary = symbol.list_arguments(), symbol.list_auxiliary_states()
-    with native_default_backend():
+    with native_backend(DEFAULT_BACKEND):
         return stock.bind(symbol, ctx, [arrays[k] for k in arguments], None, "null", [arrays[k] for k in auxiliary])
 
 
@@ -290,6 +318,12 @@ def _partition(
 ) -> Optional[backend.Partitioned]:
     """Returns the partitioned symbol, or None where MXNet should bind the symbol as it is."""
     try:
+        if infer.has_dynamic_shapes(symbol, shapes):
+            warn_once(
+                "some shapes in a graph are known only while it runs (control flow, boolean masks), and engines are "
+                "made for shapes that are known before: the graph is left to MXNet"
+            )
+            return None
         decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options, context)
         _log.info("bind: %s", decisions.summary())
         for decision in decisions.refused:
@@ -318,10 +352,8 @@ def _partition(
 
 def _why_stock(symbol: Any, grad_req: Any, group2ctx: Any, stype_dict: Any) -> Optional[str]:
     """Returns why MXNet binds the symbol without TensorRT, or None; says so once."""
-    requests = grad_req.values() if isinstance(grad_req, dict) else grad_req
-    requests = [requests] if isinstance(requests, str) else list(requests or [])
     reason = None
-    if any(r != "null" for r in requests):
+    if any(r != "null" for r in _requests(grad_req)):
         reason = "gradients are asked for (grad_req is not 'null'): training is left to MXNet"
     elif group2ctx:
         reason = "group2ctx places nodes on several devices: the graph is left to MXNet"
@@ -334,10 +366,18 @@ def _why_stock(symbol: Any, grad_req: Any, group2ctx: Any, stype_dict: Any) -> O
     return reason
 
 
-def _holds_nothing(args_grad: Any) -> bool:
-    """Whether bind was given no array to put a gradient in: the executor is for inference, whatever grad_req says."""
-    values = args_grad.values() if isinstance(args_grad, dict) else (args_grad or [])
-    return all(v is None for v in values)
+def _requests(grad_req: Any) -> list[Any]:
+    requests = grad_req.values() if isinstance(grad_req, dict) else grad_req
+    return [requests] if isinstance(requests, str) else list(requests or [])
+
+
+def _inference_request(args_grad: Any, grad_req: Any, names: Sequence[str]) -> Any:
+    """Returns 'null' where bind was given no array to put a gradient in, whatever a valid grad_req says."""
+    if isinstance(args_grad, dict):
+        without = not any(name in args_grad for name in names)
+    else:
+        without = args_grad is None or (len(args_grad) == len(names) and all(g is None for g in args_grad))
+    return "null" if without and all(r in _REQUESTS for r in _requests(grad_req)) else grad_req
 
 
 def _by_name(arrays: Any, names: list[str]) -> Optional[dict[str, Any]]:

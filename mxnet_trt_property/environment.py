@@ -8,34 +8,57 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Optional
 
-from mxnet_trt_property import settings
+from mxnet_trt_property import forks, settings
 
-_native_lock = threading.Lock()
-_native_depth = 0
+DEFAULT_BACKEND = ""
+"""MXNet's own choice: an empty value counts as unset in its C++."""
+IDLE_BACKEND = "default"
+"""One that MXNet always has and that takes no node. 'NONE' would be told on stderr at each bind."""
+
+_lock = threading.RLock()
+_values: list[str] = []
 
 
 @contextmanager
-def native_default_backend() -> Iterator[None]:
-    """Lets MXNet's C++ see its own default backend inside.
+def native_backend(value: str) -> Iterator[None]:
+    """Lets MXNet's C++ see another value of MXNET_SUBGRAPH_BACKEND inside: DEFAULT_BACKEND, or IDLE_BACKEND.
 
-    With the variable set it would run its pass with the partitioner's stale answers, or fail where the backend is not
-    registered yet, and would leave out the MKLDNN fusion of the nodes that stay with it. Only the C environment is
-    changed (an empty value counts as unset there); `os.environ` and other threads' Python code see no difference.
+    With 'TensorRT' it would run its pass with the partitioner's stale answers, or fail where the backend is not
+    registered yet, and would leave out the MKLDNN fusion of the nodes that stay with it. Where no nodes stay with it,
+    IDLE_BACKEND saves three of the four inferences of the whole graph that MKLDNN's passes make; each of them leaks
+    memory for every TensorRT node.
+
+    Only the C environment is changed; `os.environ` and other threads' Python code see no difference. One thread is
+    inside at a time: the value is the process's, and MXNet's passes keep what they work on in process-wide objects.
     """
-    global _native_depth
+    with _lock:
+        _values.append(value)
+        _show()
+        try:
+            yield
+        finally:
+            _values.pop()
+            _show()
+
+
+def _show() -> None:
+    """Puts the value that counts now into the C environment."""
     name = settings.BACKEND_VARIABLE
-    with _native_lock:
-        _native_depth += 1
-        hide = os.environ.get(name) == settings.BACKEND
-        if hide:
-            os.putenv(name, "")
-    try:
-        yield
-    finally:
-        with _native_lock:
-            _native_depth -= 1
-            if _native_depth == 0 and name in os.environ:
-                os.putenv(name, os.environ[name])
+    if _values and settings.backend_is_on():
+        os.putenv(name, _values[-1])
+    elif name in os.environ:
+        os.putenv(name, os.environ[name])
+    else:
+        os.unsetenv(name)
+
+
+@forks.in_child
+def _leave_behind() -> None:
+    global _lock
+    # Another thread of the parent may have been inside. The one that forked cannot: a bind runs no code of the program.
+    _lock = threading.RLock()
+    _values.clear()
+    _show()
 
 
 @contextmanager

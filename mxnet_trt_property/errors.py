@@ -27,6 +27,10 @@ class FrozenWeightsError(TensorRTPropertyError):
     """Weights could not be frozen into a symbol, or a symbol's frozen weights cannot be had."""
 
 
+class TrainingError(TensorRTPropertyError):
+    """TensorRT nodes, which are for inference only, were asked for gradients."""
+
+
 class NativeLibraryError(TensorRTPropertyError):
     """The native library is missing, was built for something else, or MXNet refused it."""
 

@@ -28,7 +28,7 @@ class Attachment:
         made: The partitioned symbol, and which nodes were taken and why the others were not.
         make_stock: Binds the original symbol to the same arrays without TensorRT.
         twin: The executor that `make_stock` made, once it was needed.
-        use_twin: Whether every forward goes to the twin, after the TensorRT nodes failed.
+        use_twin: Whether every forward goes to the twin: TensorRT nodes failed, or a monitor wants to see all nodes.
         checked: Whether the first forward is behind, and so is a fallback.
         sessions: The sessions of the executor's TensorRT nodes.
         early: Starts the captured run of a graph that is one TensorRT node before MXNet's thread gets to it, after
@@ -113,18 +113,17 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             super().backward(out_grads, is_train)
 
     def _forward_twin(self, is_train: bool, kwargs: Mapping[str, Any]) -> Any:
+        outputs = self._get_twin().forward(is_train=is_train, **kwargs)
+        # Outputs are the same arrays as long as a stock executor lives, and programs keep them.
+        for source, target in zip(outputs, self.outputs):
+            source.copyto(target)
+        return self.outputs
+
+    def _get_twin(self) -> Any:
         state = self.tensorrt
         if state.twin is None:
             state.twin = state.make_stock(self)
-            if self._monitor_callback is not None:
-                mx.base.check_call(
-                    mx.base._LIB.MXExecutorSetMonitorCallbackEX(
-                        state.twin.handle, self._monitor_callback, None, int(bool(self._monitor_all))
-                    )
-                )
-        self.outputs = state.twin.forward(is_train=is_train, **kwargs)
-        self._output_dict = None
-        return self.outputs
+        return state.twin
 
     def __del__(self) -> None:
         """Waits for the forward under way and lets go of the arrays' memory before MXNet frees the executor."""
@@ -140,10 +139,28 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         super().__del__()
 
     def set_monitor_callback(self, callback: Any, monitor_all: bool = False) -> None:
-        """Installs a callback for each output, as Executor.set_monitor_callback does."""
-        super().set_monitor_callback(callback, monitor_all)
-        if self.tensorrt.twin is not None:
-            self.tensorrt.twin.set_monitor_callback(callback, monitor_all)
+        """Installs a callback for the output of each node, as Executor.set_monitor_callback does.
+
+        An engine shows nothing of what is inside. So MXNet runs the graph from now on, until the executor is deleted:
+        it has no way to take a monitor away either.
+        """
+        warn_once("a monitor is installed: MXNet runs the executor's graph, for TensorRT shows no node inside its own")
+        self._get_twin().set_monitor_callback(callback, monitor_all)
+        self.tensorrt.use_twin = True
+
+    def pass_monitor_to(self, new: Executor) -> None:
+        """Installs this executor's monitor, if it has one, in the executor that reshape made of it."""
+        monitored = self.tensorrt.twin
+        if monitored is None or monitored._monitor_callback is None:
+            return
+        target = new
+        if isinstance(new, TensorRTExecutor):
+            target = new._get_twin()
+            new.tensorrt.use_twin = True
+        # Kept as it is: wrapped once more, it would be freed with this executor.
+        target._monitor_callback, target._monitor_all = monitored._monitor_callback, monitored._monitor_all
+        install = mx.base._LIB.MXExecutorSetMonitorCallbackEX
+        mx.base.check_call(install(target.handle, target._monitor_callback, None, int(bool(target._monitor_all))))
 
 
 def attach(

@@ -7,7 +7,6 @@ and dtypes through the subgraph. It never runs it. The values are in a `frozen_s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
@@ -16,7 +15,7 @@ import numpy as np
 
 from mxnet_trt_property import convert, frozen_store, subgraph
 from mxnet_trt_property.frozen_store import Store
-from mxnet_trt_property.graph import Graph
+from mxnet_trt_property.graph import Graph, dump, load
 
 WEIGHTS_ATTRIBUTE = "__tensorrt_weights__"
 """On a TensorRT node: the token of its store, or the whole store as a text."""
@@ -64,7 +63,7 @@ def freeze(text: str, values: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
     Raises:
         FrozenWeightsError: The weights cannot be written to a temporary file.
     """
-    data = json.loads(text)
+    data = load(text)
     nodes = data["nodes"]
     names = {i: n["name"] for i, n in enumerate(nodes) if n["op"] == "null"}
     slots = {i: _weight_slots(n) for i, n in enumerate(nodes) if n.get("subgraphs")}
@@ -81,12 +80,12 @@ def freeze(text: str, values: Mapping[str, Any]) -> tuple[str, frozenset[str]]:
             arrays = [values[names[nodes[i]["inputs"][s][0]]] for s in chosen]
             _freeze_node(nodes[i], chosen, arrays, data["attrs"])
     _drop_variables(data, frozen)
-    return json.dumps(data), frozenset(names[i] for i in frozen)
+    return dump(data), frozenset(names[i] for i in frozen)
 
 
 def _weight_slots(node: Mapping[str, Any]) -> list[int]:
     """Returns the inputs of a TensorRT node that are weights of its subgraph and not frozen yet."""
-    graph = Graph.from_json(json.dumps(node["subgraphs"][0]))
+    graph = Graph.from_json(dump(node["subgraphs"][0]))
     roles = convert.variable_roles(graph, subgraph.is_argument)
     variables = [n.id for n in graph.nodes if n.is_variable]
     return [slot for slot, variable in enumerate(variables) if roles[variable] == "weight"]
@@ -150,7 +149,7 @@ def restore(
     if WEIGHTS_ATTRIBUTE not in attrs:
         return Restored(text, tuple(shapes), tuple(dtypes), tuple(range(len(shapes))), {}, None)
     store = frozen_store.find(attrs[WEIGHTS_ATTRIBUTE], label)
-    data = json.loads(text)
+    data = load(text)
     given = iter(zip(shapes, dtypes))
     all_shapes: list[tuple[int, ...]] = []
     all_dtypes: list[int] = []
@@ -172,13 +171,13 @@ def restore(
         all_shapes.append(shape)
         all_dtypes.append(dtype)
     data["arg_nodes"] = [i for i, n in enumerate(data["nodes"]) if n["op"] == "null"]
-    return Restored(json.dumps(data), tuple(all_shapes), tuple(all_dtypes), tuple(positions), numbers, store)
+    return Restored(dump(data), tuple(all_shapes), tuple(all_dtypes), tuple(positions), numbers, store)
 
 
 def values(text: str) -> dict[str, np.ndarray[Any, Any]]:
     """Returns the frozen weights of a symbol's JSON text by the names that they had as arguments."""
     found = {}
-    for node in json.loads(text)["nodes"]:
+    for node in load(text)["nodes"]:
         token = node.get("attrs", {}).get(WEIGHTS_ATTRIBUTE)
         if token is None:
             continue

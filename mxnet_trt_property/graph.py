@@ -8,6 +8,7 @@ texts that the native boundary hands over): nodes in topological order, `heads` 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +18,22 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from mxnet_trt_property.errors import ConversionError, message
+
+_ESCAPE = re.compile(r"\\(u00[01][0-9a-f]|.)")
+
+
+def load(text: str) -> Any:
+    """Returns what a JSON text of MXNet's says; names in it may have control characters, unescaped."""
+    return json.loads(text, strict=False)
+
+
+def dump(data: Any) -> str:
+    r"""Returns a JSON text that MXNet can read: of all escapes its reader knows \" \\ \n \r \t only."""
+    return _ESCAPE.sub(_plain, json.dumps(data, ensure_ascii=False))
+
+
+def _plain(escape: re.Match[str]) -> str:
+    return escape.group() if escape.group(1) in '"\\nrt' else str(json.loads(f'"{escape.group()}"'))
 
 
 class Entry(NamedTuple):
@@ -73,7 +90,7 @@ class Graph:
             ConversionError: The text is not a graph of the known form.
         """
         try:
-            data = json.loads(text)
+            data = load(text)
             nodes = tuple(_read_node(i, item) for i, item in enumerate(data["nodes"]))
             heads = tuple(Entry(int(h[0]), int(h[1])) for h in data["heads"])
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:

@@ -7,26 +7,39 @@ over the internals gives one Tensor an Entry, also where two nodes share a name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property.graph import Entry, Graph, Tensor
+from mxnet_trt_property.graph import Entry, Graph, Tensor, dump
 
 Tensors = Mapping[Entry, Tensor]
 
+OPERATOR = "_TensorRT"
+"""The operator that this package registers."""
+
 
 def read_symbol(symbol: Any) -> Graph:
-    """Returns the graph of an `mx.sym.Symbol`.
+    """Returns the graph of an `mx.sym.Symbol`."""
+    return Graph.from_json(text_of(symbol))
+
+
+def text_of(symbol: Any) -> str:
+    """Returns the JSON text of an `mx.sym.Symbol`, complete and as it is.
 
     `tojson()` without the argument would leave out amp_cast nodes, which are there when the symbol is bound, and never
     free the copy of the symbol that it makes for that.
     """
     tojson = type(symbol).tojson
     # Our own wrapper would put frozen weights into the text.
-    return Graph.from_json(getattr(tojson, "__wrapped__", tojson)(symbol, remove_amp_cast=False))
+    text: str = getattr(tojson, "__wrapped__", tojson)(symbol, remove_amp_cast=False)
+    return text
+
+
+def has_tensorrt_nodes(symbol: Any) -> bool:
+    """Whether a symbol has nodes of this package's operator."""
+    return any(node.op == OPERATOR for node in read_symbol(symbol).operators)
 
 
 def load_symbol(data: Mapping[str, Any]) -> Any:
@@ -35,7 +48,7 @@ def load_symbol(data: Mapping[str, Any]) -> Any:
 
     # Without it MXNet takes the text for one of version 0.8, upgrades it, and says so on stderr.
     version = {"mxnet_version": ["int", _version_number(mx.__version__)]}
-    return mx.sym.load_json(json.dumps({**data, "attrs": version}))
+    return mx.sym.load_json(dump({**data, "attrs": version}))
 
 
 def _version_number(text: str) -> int:
@@ -76,6 +89,26 @@ def infer_tensors(
         )
         for entry in heads
     }
+
+
+def has_dynamic_shapes(symbol: Any, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether MXNet cannot tell all shapes of a graph before it runs, with those of all arguments known.
+
+    Args:
+        symbol: An `mx.sym.Symbol`.
+        shapes: Known shapes of arguments, by name. Without any, a graph with control flow counts as one.
+
+    Raises:
+        mxnet.base.MXNetError: The shapes contradict the symbol.
+    """
+    names = symbol.list_arguments()
+    known = {k: v for k, v in shapes.items() if k in names}
+    if not known:
+        return any(node.has_subgraphs and node.op != OPERATOR for node in read_symbol(symbol).operators)
+    if symbol._infer_shape_impl(False, **known)[0] is not None:
+        return False
+    arguments, _, auxiliary = symbol.infer_shape_partial(**known)
+    return all(known_shape(shape) is not None for shape in (*(arguments or [None]), *(auxiliary or ())))
 
 
 def _infer_types(internals: Any, types: Mapping[str, Any]) -> tuple[Any, Any, Any]:

@@ -202,6 +202,11 @@ def load(handlers: Handlers) -> ctypes.CDLL:
         return lib
 
 
+def is_in_mxnet() -> bool:
+    """Whether `load` has been called: before, no symbol of this process has a TensorRT node."""
+    return _in_mxnet
+
+
 def set_groups(groups: Sequence[int], node_attrs: Optional[Mapping[str, str]] = None) -> None:
     """Gives C++ the groups of the partition in progress; an empty sequence takes nothing."""
     array = (ctypes.c_int32 * max(1, len(groups)))(*groups)

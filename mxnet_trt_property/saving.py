@@ -13,6 +13,8 @@ from typing import Any
 from mxnet_trt_property import freezing
 from mxnet_trt_property.errors import FrozenWeightsError, message
 
+_OPERATOR = '"_TensorRT"'
+
 
 def tojson(stock: Callable[..., str], symbol: Any, arguments: Mapping[str, Any]) -> str:
     """Does what Symbol.tojson does, with frozen weights in the text."""
@@ -56,16 +58,27 @@ def load(stock: Callable[..., Any], stock_load_json: Callable[..., Any], fname: 
     if isinstance(fname, str) and os.path.isfile(fname):
         with open(fname, encoding="utf-8") as file:
             text = file.read()
-        if freezing.WEIGHTS_ATTRIBUTE in text:
+        if _OPERATOR in text:
             return load_json(stock_load_json, text)
     return stock(fname)
 
 
 def load_json(stock: Callable[..., Any], text: Any) -> Any:
     """Does what mx.sym.load_json does; frozen weights are taken out of the text before MXNet keeps it."""
-    if isinstance(text, str) and freezing.WEIGHTS_ATTRIBUTE in text:
-        from mxnet_trt_property import backend
+    return stock(_prepared(text))
 
-        backend.load_native()  # MXNet must know the operator before it reads one
-        text = freezing.extract(text)
-    return stock(text)
+
+def set_state(stock: Callable[..., None], symbol: Any, arguments: Mapping[str, Any]) -> None:
+    """Does what Symbol.__setstate__ does, which reads a pickled symbol."""
+    state = arguments["state"]
+    stock(symbol, {**state, "handle": _prepared(state["handle"])})
+
+
+def _prepared(text: Any) -> Any:
+    """Returns a symbol's text as MXNet can read it."""
+    if not isinstance(text, str) or _OPERATOR not in text:
+        return text
+    from mxnet_trt_property import backend
+
+    backend.load_native()  # MXNet must know the operator before it reads one
+    return freezing.extract(text)

@@ -7,7 +7,6 @@ is the i-th variable of the subgraph's JSON text.
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 
 from mxnet_trt_property import convert, infer, native
 from mxnet_trt_property.errors import ConversionError, message
-from mxnet_trt_property.graph import Graph, Node
+from mxnet_trt_property.graph import Graph, Node, load
 
 # mshadow's type flags (mshadow/base.h: enum TypeFlag); bfloat16 (12) has no NumPy dtype and is refused.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -139,7 +138,7 @@ def _infer(
     text: str, variables: Sequence[Node], shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int]
 ) -> infer.Tensors:
     """Infers with variables renamed by position, since inference goes by name and names may repeat."""
-    data = json.loads(text)
+    data = load(text)
     names = [f"in{i}" for i in range(len(variables))]
     for name, node in zip(names, variables):
         data["nodes"][node.id]["name"] = name

@@ -9,7 +9,10 @@ from typing import Any, Optional
 import mxnet as mx
 import numpy as np
 
+import mxnet_trt_property
 from mxnet_trt_property.environment import environment
+
+BACKENDS = ("NONE", "TensorRT")
 
 
 def backend(name: Optional[str], **variables: str) -> AbstractContextManager[None]:
@@ -61,6 +64,22 @@ def fill(executor: Any, arrays: Mapping[str, Any]) -> None:
         array[:] = arrays[name]
 
 
+def bound(symbol: Any, name: Optional[str], shapes: Mapping[str, tuple[int, ...]], seed: int = 0, **named: Any) -> Any:
+    """Returns an executor from simple_bind under a backend, with random parameters.
+
+    Args:
+        symbol: The symbol.
+        name: The value of MXNET_SUBGRAPH_BACKEND; None leaves it unset.
+        shapes: The shapes that simple_bind gets.
+        seed: Of the parameters.
+        named: Other arguments of simple_bind.
+    """
+    with backend(name):
+        executor = symbol.simple_bind(mx.cpu(), grad_req="null", **named, **shapes)
+    fill(executor, random_arrays(symbol, shapes, seed))
+    return executor
+
+
 def relative_error(found: Any, expected: Any) -> float:
     """Returns ||a - b|| / ||b||."""
     a, b = (x.asnumpy() if isinstance(x, mx.nd.NDArray) else np.asarray(x) for x in (found, expected))
@@ -73,3 +92,20 @@ def taken_nodes(executor: Any) -> list[str]:
     """Returns the names of the operator nodes inside an executor's TensorRT nodes."""
     attachment = getattr(executor, "tensorrt", None)
     return [] if attachment is None else [d.node.name for d in attachment.made.decisions.taken]
+
+
+def pair(symbol: Any, shapes: dict[str, tuple[int, ...]], **named: Any) -> tuple[Any, Any]:
+    """Returns a stock executor and one with TensorRT nodes, both with the same parameters."""
+    stock, ours = (bound(symbol, name, shapes, **named) for name in BACKENDS)
+    assert taken_nodes(ours)
+    return stock, ours
+
+
+def assert_same(ours: Any, stock: Any, limit: float = 1e-5, **data: Any) -> None:
+    """Runs both executors and compares every output."""
+    before = sum(r.forwards for r in mxnet_trt_property.reports())
+    found, expected = ours.forward(is_train=False, **data), stock.forward(is_train=False, **data)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert relative_error(a, b) < limit
+    assert sum(r.forwards for r in mxnet_trt_property.reports()) > before, "no TensorRT node ran"

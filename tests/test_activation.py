@@ -9,7 +9,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import mxnet as mx
 import numpy as np
@@ -18,42 +17,14 @@ import pytest
 import mxnet_trt_property
 from mxnet_trt_property import native, programs
 from mxnet_trt_property.errors import SettingError
-from tests.symbols import backend, conv_bn, fill, mlp, random_arrays, relative_error, split_net, taken_nodes
+from tests.symbols import backend, bound, conv_bn, fill, mlp, random_arrays, relative_error, split_net, taken_nodes
 
 SHAPE = (2, 3, 8, 8)
-
-
-def bound(symbol: Any, name: Any, shapes: dict[str, tuple[int, ...]], seed: int = 0, **arguments: Any) -> Any:
-    """Returns an executor from simple_bind with random parameters."""
-    with backend(name):
-        executor = symbol.simple_bind(mx.cpu(), grad_req="null", **arguments, **shapes)
-    fill(executor, random_arrays(symbol, shapes, seed))
-    return executor
 
 
 def test_unset_variable_changes_nothing() -> None:
     executor = bound(mlp(), None, {"data": (2, 5)})
     assert type(executor) is mx.executor.Executor
-
-
-@pytest.mark.parametrize("symbol", [mlp(), conv_bn(), split_net()], ids=["mlp", "conv_bn", "split"])
-def test_simple_bind_looks_like_stock(symbol: Any) -> None:
-    shapes = {"data": SHAPE if "conv_weight" in symbol.list_arguments() else (2, 5)}
-    stock, ours = bound(symbol, "NONE", shapes), bound(symbol, "TensorRT", shapes)
-    assert taken_nodes(ours)
-    assert isinstance(ours, mx.executor.Executor)
-    assert list(ours.arg_dict) == list(stock.arg_dict)
-    assert list(ours.aux_dict) == list(stock.aux_dict)
-    assert [a.shape for a in ours.arg_arrays] == [a.shape for a in stock.arg_arrays]
-    assert [a.dtype for a in ours.arg_arrays] == [a.dtype for a in stock.arg_arrays]
-    assert ours.grad_arrays == stock.grad_arrays
-    expected = stock.forward()
-    found = ours.forward()
-    assert list(ours.output_dict) == list(stock.output_dict)
-    assert relative_error(found[0], expected[0]) < 1e-5
-    data = mx.nd.array(np.random.default_rng(1).standard_normal(shapes["data"]))
-    assert relative_error(ours.forward(data=data)[0], stock.forward(data=data)[0]) < 1e-5
-    assert len(ours.outputs) == len(stock.outputs)
 
 
 def test_node_names() -> None:
@@ -101,98 +72,6 @@ def test_second_executor_does_not_build_again() -> None:
     assert programs.build_count() == builds
 
 
-@pytest.mark.parametrize("as_list", [True, False])
-def test_bind(as_list: bool) -> None:
-    symbol = conv_bn()
-    arrays = random_arrays(symbol, {"data": SHAPE})
-    arguments: Any = {k: arrays[k] for k in symbol.list_arguments()}
-    auxiliary: Any = {k: arrays[k] for k in symbol.list_auxiliary_states()}
-    if as_list:
-        arguments, auxiliary = list(arguments.values()), list(auxiliary.values())
-    with backend("NONE"):
-        stock = symbol.bind(mx.cpu(), arguments, grad_req="null", aux_states=auxiliary)
-    with backend("TensorRT"):
-        ours = symbol.bind(mx.cpu(), arguments, grad_req="null", aux_states=auxiliary)
-    assert taken_nodes(ours)
-    assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
-    assert all(a is b for a, b in zip(ours.arg_arrays, stock.arg_arrays))
-    assert ours.grad_arrays == stock.grad_arrays
-
-
-def test_bind_without_gradient_arrays_is_inference() -> None:
-    symbol = mlp()
-    arrays = random_arrays(symbol, {"data": (2, 5)})
-    with backend("TensorRT"):
-        executor = symbol.bind(mx.cpu(), arrays)
-        assert taken_nodes(executor)
-        result = symbol.eval(mx.cpu(), **arrays)
-    assert relative_error(result[0], executor.forward()[0]) == 0
-
-
-def test_wrong_calls_fail_as_stock_ones() -> None:
-    symbol = mlp()
-    arrays = random_arrays(symbol, {"data": (2, 5)})
-    arrays.pop("fc1_weight")
-    for name in ("NONE", "TensorRT"):
-        with backend(name):
-            with pytest.raises(ValueError, match="fc1_weight"):
-                symbol.bind(mx.cpu(), arrays)
-            with pytest.raises(RuntimeError, match="simple_bind error"):
-                symbol.simple_bind(mx.cpu(), grad_req="null", data=(2, 5), fc1_weight=(1, 1))
-            with pytest.raises(TypeError):
-                symbol.simple_bind()
-
-
-@pytest.mark.parametrize("batch", [1, 2, 6])
-def test_reshape(batch: int) -> None:
-    new = (batch, *SHAPE[1:])
-    stock, ours = (bound(conv_bn(), name, {"data": SHAPE}) for name in ("NONE", "TensorRT"))
-    arguments = {"data": new, "softmax_label": (batch,), "allow_up_sizing": True}
-    with backend("NONE"):
-        stock_new = stock.reshape(**arguments)
-    with backend("TensorRT"):
-        ours_new = ours.reshape(**arguments)
-    assert taken_nodes(ours_new)
-    assert [a.shape for a in ours_new.arg_arrays] == [a.shape for a in stock_new.arg_arrays]
-    data = mx.nd.array(np.random.default_rng(2).standard_normal(new))
-    assert relative_error(ours_new.forward(data=data)[0], stock_new.forward(data=data)[0]) < 1e-5
-    # The weights are the same memory: a write through the old executor is seen by the new one.
-    for executor in (stock, ours):
-        executor.arg_dict["fc_weight"][:] *= 2
-    assert relative_error(ours_new.forward(data=data)[0], stock_new.forward(data=data)[0]) < 1e-5
-
-
-def test_reshape_refuses_what_stock_refuses() -> None:
-    for name in ("NONE", "TensorRT"):
-        executor = bound(conv_bn(), name, {"data": SHAPE})
-        with backend(name):
-            with pytest.raises(mx.MXNetError, match="unspecif|not named"):
-                executor.reshape(data=(1, 3, 8, 8))
-            with pytest.raises(mx.MXNetError, match="allow_up_sizing"):
-                executor.reshape(data=(9, 3, 8, 8), softmax_label=(9,))
-            executor.reshape(partial_shaping=True, data=(1, 3, 8, 8)).forward()[0].wait_to_read()
-
-
-def test_reshape_of_a_stock_executor_while_tensorrt_is_on() -> None:
-    executor = bound(conv_bn(), None, {"data": SHAPE})
-    with backend("TensorRT"):
-        smaller = executor.reshape(data=(1, 3, 8, 8), softmax_label=(1,))
-    assert type(smaller) is mx.executor.Executor
-    smaller.forward()[0].wait_to_read()
-
-
-def test_training_forward_runs_the_stock_graph(caplog: pytest.LogCaptureFixture, fresh_warnings: None) -> None:
-    stock, ours = (bound(conv_bn(), name, {"data": SHAPE}) for name in (None, "TensorRT"))
-    assert taken_nodes(ours)
-    inference = ours.forward()[0].asnumpy()
-    expected = stock.forward(is_train=True)[0]
-    assert relative_error(ours.forward(is_train=True)[0], expected) == 0
-    assert relative_error(ours.output_dict["softmax_output"], expected) == 0
-    assert relative_error(ours.aux_dict["bn_moving_mean"], stock.aux_dict["bn_moving_mean"]) == 0
-    assert np.array_equal(ours.forward()[0].asnumpy(), inference)
-    assert sum("forward(is_train=True)" in r.message for r in caplog.records) == 1
-
-
 def test_training_is_left_to_mxnet(caplog: pytest.LogCaptureFixture, fresh_warnings: None) -> None:
     gradients = {}
     for name in ("NONE", "TensorRT"):
@@ -229,51 +108,6 @@ def test_excluded_nodes_and_smallest_size() -> None:
 def test_old_switch_of_mxnet_1_3() -> None:
     with backend(None, MXNET_USE_TENSORRT="1"):
         assert taken_nodes(mlp().simple_bind(mx.cpu(), grad_req="null", data=(1, 5)))
-
-
-def test_symbols_without_supported_nodes() -> None:
-    for symbol in (mx.sym.Variable("data"), mx.sym.gammaln(mx.sym.gammaln(mx.sym.Variable("data")))):
-        executor = bound(symbol, "TensorRT", {"data": (2, 2)})
-        expected = bound(symbol, "NONE", {"data": (2, 2)}).forward()[0]
-        assert not taken_nodes(executor)
-        assert relative_error(executor.forward()[0], expected) == 0
-
-
-def test_grouped_and_repeated_outputs() -> None:
-    net = mlp()
-    inner = net.get_internals()["relu1_output"]
-    symbol = mx.sym.Group([net, inner, net, mx.sym.gammaln(inner + 1)])
-    stock, ours = (bound(symbol, name, {"data": (3, 5)}) for name in ("NONE", "TensorRT"))
-    assert taken_nodes(ours)
-    for found, expected in zip(ours.forward(), stock.forward()):
-        assert relative_error(found, expected) < 1e-5
-
-
-@pytest.mark.parametrize("order", [[0, 0], [0, 1, 0], [1, 0, 1, 2, 0], [2, 2, 2]], ids=str)
-def test_repeated_outputs(order: list[int]) -> None:
-    x = mx.sym.Variable("data")
-    outputs = [mx.sym.exp(x), mx.sym.tanh(x), mx.sym.gammaln(mx.sym.exp(x))]
-    symbol = mx.sym.Group([outputs[i] for i in order])
-    stock = bound(symbol, "NONE", {"data": (3, 5)})
-    with backend("TensorRT", MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="1"):
-        ours = symbol.simple_bind(mx.cpu(), grad_req="null", data=(3, 5))
-    fill(ours, random_arrays(symbol, {"data": (3, 5)}))
-    assert taken_nodes(ours)
-    for found, expected in zip(ours.forward(), stock.forward()):
-        assert relative_error(found, expected) < 1e-5
-
-
-def test_nodes_of_one_name_are_told_apart() -> None:
-    data = mx.sym.Variable("data")
-    net = mx.sym.Activation(data, act_type="sigmoid", name="same")
-    net = mx.sym.gammaln(net, name="same")
-    net = mx.sym.Activation(net, act_type="tanh", name="same")
-    with backend("TensorRT", MXNET_TENSORRT_MIN_SUBGRAPH_SIZE="1"):
-        executor = net.simple_bind(mx.cpu(), grad_req="null", data=(2, 2))
-    assert len(taken_nodes(executor)) == 2
-    stock = bound(net, "NONE", {"data": (2, 2)})
-    fill(executor, random_arrays(net, {"data": (2, 2)}))
-    assert relative_error(executor.forward()[0], stock.forward()[0]) < 1e-5
 
 
 def test_get_backend_symbol() -> None:
@@ -316,26 +150,6 @@ def test_wrong_setting_is_an_error() -> None:
     with backend("TensorRT", MXNET_TENSORRT_ENGINE="cuda"):
         with pytest.raises(SettingError, match="auto, tensorrt, tensorrt_rtx, onnxruntime"):
             mlp().simple_bind(mx.cpu(), grad_req="null", data=(1, 5))
-
-
-def test_module() -> None:
-    outputs = {}
-    data = np.random.default_rng(4).standard_normal((10, 3, 8, 8)).astype("float32")
-    for name in ("NONE", "TensorRT"):
-        with backend(name):
-            module = mx.mod.Module(conv_bn(), label_names=["softmax_label"])
-            module.bind([("data", (4, 3, 8, 8))], for_training=False, label_shapes=[("softmax_label", (4,))])
-            arrays = random_arrays(conv_bn(), {"data": SHAPE})
-            names = module._aux_names
-            module.set_params(
-                {k: v for k, v in arrays.items() if k not in (*names, "data", "softmax_label")},
-                {k: arrays[k] for k in names},
-            )
-            iterator = mx.io.NDArrayIter(data, np.zeros(10), batch_size=4)
-            outputs[name] = module.predict(iterator).asnumpy()
-            taken = taken_nodes(module._exec_group.execs[0])
-    assert taken
-    assert relative_error(outputs["TensorRT"], outputs["NONE"]) < 1e-5
 
 
 def test_report_and_log(caplog: pytest.LogCaptureFixture, fresh_warnings: None) -> None:
@@ -384,14 +198,6 @@ def test_variable_is_read_at_each_bind(
     assert not done.stdout
 
 
-def test_amp_casts_are_seen() -> None:
-    net = mx.sym.amp_cast(mx.sym.Variable("data"), dtype="float32", name="cast")
-    net = mx.sym.Activation(net, act_type="relu", name="act")
-    stock, ours = (bound(mx.sym.exp(net, name="exp"), name, {"data": (2, 3)}) for name in ("NONE", "TensorRT"))
-    assert taken_nodes(ours) == ["cast", "act", "exp"]
-    assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
-
-
 def test_binding_again_and_again_needs_no_more_memory() -> None:
     def resident_kb() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
@@ -404,5 +210,5 @@ def test_binding_again_and_again_needs_no_more_memory() -> None:
     bind_and_run(60)
     before = resident_kb()
     bind_and_run(150)
-    # MXNet's inference through a subgraph operator leaks some hundred bytes each time.
-    assert resident_kb() - before < 150 * 10
+    # MXNet's inference through a subgraph operator leaks: 2 kB for this graph.
+    assert resident_kb() - before < 150 * 4
