@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import onnxruntime
 from hypothesis import strategies as st
 
 from tests.harness import Refusal, Row
@@ -24,14 +27,21 @@ EDGES = (
 )
 
 
-def _edges(rng, shape):
-    return np.resize(np.array(EDGES), shape)
+# The newest one for Python 3.9 gives NaN for sqrt(inf), and 1 for erf(NaN): docs/compatibility.md.
+HAS_FAULTS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 20)
+FAULTY = {"sqrt": math.inf, "rsqrt": math.inf, "erf": math.nan}
+
+
+def _edges(name):
+    wrong = FAULTY.get(name) if HAS_FAULTS else None
+    values = [v for v in EDGES if wrong is None or str(v) != str(wrong)]
+    return lambda rng, shape: np.resize(np.array(values), shape)
 
 
 ACCEPTED = [
     # The values of a composed function hold relatively, also where they are small.
     Row(name, "edges", Call(name, "x"), {"x": (len(EDGES),)}, 0.0 if name in EXACT + ROUNDINGS else 1e-5, 0.0,
-        fills={"x": _edges})
+        fills={"x": _edges(name)})
     for name in EXACT + ROUNDINGS + FLOATING
 ]  # fmt: skip
 ACCEPTED += [
@@ -45,7 +55,7 @@ ACCEPTED += [
 ]
 ACCEPTED += [
     # ONNX Runtime's sigmoid is 0 below -18, where the true one is 1e-8 and less.
-    Row("sigmoid", "edges", Call("sigmoid", "x"), {"x": (len(EDGES),)}, 1e-5, 2e-8, fills={"x": _edges}),
+    Row("sigmoid", "edges", Call("sigmoid", "x"), {"x": (len(EDGES),)}, 1e-5, 2e-8, fills={"x": _edges("sigmoid")}),
     Row("sigmoid", "float16", Call("sigmoid", "x"), {"x": (2, 3)}, 2e-3, 1e-7, {"x": "float16"}),
 ]
 
