@@ -11,11 +11,10 @@ from mxnet_trt_property.graph import Tensor
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, needs_shape, reason
 
-FLOAT32 = (np.dtype("float32"),)
-INTS = (np.dtype("int32"), np.dtype("int64"))
+FLOAT32, FLOAT16 = FLOATS
+INT32, INT64 = INTS = (np.dtype("int32"), np.dtype("int64"))
+UINT8, BOOL = np.dtype("uint8"), np.dtype("bool")
 NUMBERS = FLOATS + INTS
-BOOL = np.dtype("bool")
-UINT8 = (np.dtype("uint8"),)
 ELEMENTS = (*NUMBERS, BOOL)
 """The dtypes of operators that move elements and look at none; MXNet has bool for some of these only."""
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-import numpy as np
-
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.binary import (
     EXACT,
@@ -20,7 +18,7 @@ from mxnet_trt_property.operators.binary import (
     scalar_fits,
     swapped,
 )
-from mxnet_trt_property.operators.common import INTS, NUMBERS, dtype_of, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INT32, INTS, NUMBERS, dtype_of, shape_of
 from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator, reason
 from mxnet_trt_property.operators.unary import in_float32
 
@@ -66,7 +64,7 @@ def _with_scalar(function: Binary) -> Emit:
 
 
 # MXNet takes the rest of an int64 in double, which loses the digits beyond 2^53.
-_DTYPES = {**dict.fromkeys(EXACT, NUMBERS), **dict.fromkeys(FLOATING, FLOATS), "mod": (*FLOATS, np.dtype("int32"))}
+_DTYPES = {**dict.fromkeys(EXACT, NUMBERS), **dict.fromkeys(FLOATING, FLOATS), "mod": (*FLOATS, INT32)}
 
 
 def _register(name: str, function: Binary) -> None:
@@ -138,9 +136,6 @@ class SmoothL1Parameters(Parameters):
     scalar: float = 1.0
 
 
-_FLOAT32 = np.dtype("float32")
-
-
 def _check_smooth_l1(params: SmoothL1Parameters, node: NodeInfo) -> Optional[str]:
     if 1e-15 < abs(params.scalar) < 1e15:
         return None
@@ -153,9 +148,9 @@ def _smooth_l1(params: SmoothL1Parameters, node: NodeInfo, inputs: Sequence[str]
 
     def write(x: str) -> str:
         size = w.node("Abs", [x])
-        outer = w.node("Sub", [size, w.scalar(0.5 / square, _FLOAT32)])
-        inner = w.node("Mul", [w.node("Mul", [x, x]), w.scalar(0.5 * square, _FLOAT32)])
-        is_outer = w.node("Greater", [size, w.scalar(1 / square, _FLOAT32)])
+        outer = w.node("Sub", [size, w.scalar(0.5 / square, FLOAT32)])
+        inner = w.node("Mul", [w.node("Mul", [x, x]), w.scalar(0.5 * square, FLOAT32)])
+        is_outer = w.node("Greater", [size, w.scalar(1 / square, FLOAT32)])
         return w.node("Where", [is_outer, outer, inner])
 
     return [in_float32(dtype_of(node.inputs[0]), inputs, w, write)]

@@ -117,14 +117,14 @@ def _batch_norm(params: BatchNormParameters, node: NodeInfo, inputs: Sequence[st
     parameters=BatchNormV1Parameters,
     check=_check_batch_norm_v1,
     weights=(1, 2, 3, 4),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 @operator(
     "_contrib_SyncBatchNorm",
     parameters=SyncBatchNormParameters,
     check=_check_batch_norm_v1,
     weights=(1, 2, 3, 4),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 def _batch_norm_v1(
     params: BatchNormV1Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
@@ -137,7 +137,7 @@ def _batch_norm_v1(
     parameters=BatchNormParameters,
     check=_check_batch_norm_relu,
     weights=(1, 2, 3, 4),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 def _batch_norm_relu(
     params: BatchNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
@@ -203,7 +203,9 @@ def _check_instance_norm(params: InstanceNormParameters, node: NodeInfo) -> Opti
 
 
 # MXNet has this operator for float32 only.
-@operator("InstanceNorm", parameters=InstanceNormParameters, check=_check_instance_norm, weights=(1, 2), dtypes=FLOAT32)
+@operator(
+    "InstanceNorm", parameters=InstanceNormParameters, check=_check_instance_norm, weights=(1, 2), dtypes=(FLOAT32,)
+)
 def _instance_norm(
     params: InstanceNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -257,7 +259,7 @@ def _check_l2(params: L2NormalizationParameters, node: NodeInfo) -> Optional[str
 
 
 # In float16 the default eps is 0 and the sum of squares overflows early; MXNet's own result is no reference.
-@operator("L2Normalization", parameters=L2NormalizationParameters, check=_check_l2, dtypes=FLOAT32)
+@operator("L2Normalization", parameters=L2NormalizationParameters, check=_check_l2, dtypes=(FLOAT32,))
 def _l2_normalization(
     params: L2NormalizationParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -288,7 +290,7 @@ def _check_lrn(params: LRNParameters, node: NodeInfo) -> Optional[str]:
 
 
 # MXNet has this operator for float32 only.
-@operator("LRN", parameters=LRNParameters, check=_check_lrn, dtypes=FLOAT32)
+@operator("LRN", parameters=LRNParameters, check=_check_lrn, dtypes=(FLOAT32,))
 def _lrn(params: LRNParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     name = w.node("LRN", inputs, alpha=params.alpha, beta=params.beta, bias=params.knorm, size=params.nsize)
     return [name]

@@ -24,12 +24,10 @@ from mxnet_trt_property.operators.binary import (
     swapped,
     truth,
 )
-from mxnet_trt_property.operators.common import BOOL, INTS, NUMBERS, dtype_of
+from mxnet_trt_property.operators.common import ELEMENTS, INT32, INTS, NUMBERS, dtype_of
 from mxnet_trt_property.operators.elementwise import ScalarParameters, check_scalar
 from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator, reason
 from mxnet_trt_property.operators.unary import EXACT_FUNCTIONS, FUNCTIONS, Function
-
-_ALL = (*NUMBERS, BOOL)
 
 _UNARY_NAMES = {"absolute": "abs"} | {
     name: name
@@ -54,7 +52,7 @@ for _name in ("relu", "sigmoid"):
     operator(f"_npx_{_name}", zero_dim=True)(_unary(FUNCTIONS[_name]))
 
 
-@operator("_npi_logical_not", dtypes=_ALL, zero_dim=True)
+@operator("_npi_logical_not", dtypes=ELEMENTS, zero_dim=True)
 def _logical_not(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("Not", [truth(inputs[0], dtype_of(node.inputs[0]), w)])]
 
@@ -128,26 +126,26 @@ _ARITHMETIC: dict[str, tuple[Binary, tuple[np.dtype[Any], ...]]] = {
     "multiply": (EXACT["mul"], NUMBERS),
     "true_divide": (FLOATING["div"], FLOATS),
     "power": (FLOATING["power"], FLOATS),
-    "mod": (mod, (*FLOATS, np.dtype("int32"))),
+    "mod": (mod, (*FLOATS, INT32)),
 }
 _REVERSED = ("subtract", "true_divide", "power", "mod")
 _RESULTS = {name: dtypes for name, (_, dtypes) in _ARITHMETIC.items()}
 _RESULTS |= {f"r{name}": _RESULTS[name] for name in _REVERSED}
 
 for _name, (_function, _) in _ARITHMETIC.items():
-    operator(f"_npi_{_name}", check=_check_result, dtypes=_ALL, zero_dim=True)(_of_tensors(_function))
+    operator(f"_npi_{_name}", check=_check_result, dtypes=ELEMENTS, zero_dim=True)(_of_tensors(_function))
     _scalars = {f"_npi_{_name}_scalar": _function}
     if _name in _REVERSED:
         _scalars[f"_npi_r{_name}_scalar"] = swapped(_function)
     if _name == "power":
         del _scalars["_npi_power_scalar"]
     for _scalar_name, _scalar_function in _scalars.items():
-        operator(_scalar_name, parameters=ScalarParameters, check=_check_scalar, dtypes=_ALL, zero_dim=True)(
+        operator(_scalar_name, parameters=ScalarParameters, check=_check_scalar, dtypes=ELEMENTS, zero_dim=True)(
             _with_scalar(_scalar_function)
         )
 
 
-@operator("_npi_power_scalar", parameters=ScalarParameters, check=_check_scalar, dtypes=_ALL, zero_dim=True)
+@operator("_npi_power_scalar", parameters=ScalarParameters, check=_check_scalar, dtypes=ELEMENTS, zero_dim=True)
 def _power_scalar(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [power_by_constant(inputs[0], params.scalar, dtype_of(node.inputs[0]), w)]
 
@@ -206,10 +204,10 @@ def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-@operator("_npi_where", check=_check_where, dtypes=_ALL, zero_dim=True)
-@operator("_npi_where_lscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=_ALL, zero_dim=True)
-@operator("_npi_where_rscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=_ALL, zero_dim=True)
-@operator("_npi_where_scalar2", parameters=WhereScalarsParameters, check=_check_where, dtypes=_ALL, zero_dim=True)
+@operator("_npi_where", check=_check_where, dtypes=ELEMENTS, zero_dim=True)
+@operator("_npi_where_lscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=ELEMENTS, zero_dim=True)
+@operator("_npi_where_rscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=ELEMENTS, zero_dim=True)
+@operator("_npi_where_scalar2", parameters=WhereScalarsParameters, check=_check_where, dtypes=ELEMENTS, zero_dim=True)
 def _where(params: Any, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     dtype = dtype_of(node.outputs[0])
     if isinstance(params, WhereScalarsParameters):

@@ -9,10 +9,9 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, NUMBERS, dtype_of, positive, shape_of
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, operator, reason
 
-_FLOAT32 = np.dtype("float32")
 _LARGEST_HALF = 65504.0
 
 
@@ -86,7 +85,7 @@ def _reduce(params: ExtremeParameters, node: NodeInfo, inputs: Sequence[str], w:
     result_dtype = dtype_of(node.outputs[0])
     axes = _axes(params.axis, len(shape_of(node.inputs[0])))
     # MXNet sums halves in float32.
-    inner = _FLOAT32 if np.float16 in (dtype, result_dtype) else result_dtype
+    inner = FLOAT32 if np.float16 in (dtype, result_dtype) else result_dtype
     if dtype != inner:
         data = w.cast(data, inner)
     # To ONNX no axes would mean all.
@@ -106,23 +105,23 @@ def _check_moment(params: MomentParameters, node: NodeInfo) -> Optional[str]:
 def _moment(params: MomentParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape, data = shape_of(node.inputs[0]), inputs[0]
     axes = _axes(params.axis, len(shape))
-    if dtype_of(node.inputs[0]) != _FLOAT32:
-        data = w.cast(data, _FLOAT32)
+    if dtype_of(node.inputs[0]) != FLOAT32:
+        data = w.cast(data, FLOAT32)
     mean = w.reduce("ReduceMean", data, axes, keepdims=True) if axes else data
     centred = w.node("Sub", [data, mean])
     squares = w.node("Mul", [centred, centred])
     if axes:
         squares = w.reduce("ReduceSum", squares, axes, keepdims=params.keepdims)
     count = int(np.prod([shape[a] for a in axes], dtype=np.int64)) - params.ddof
-    result = w.node("Div", [squares, w.scalar(count, _FLOAT32)])
+    result = w.node("Div", [squares, w.scalar(count, FLOAT32)])
     result_dtype = dtype_of(node.outputs[0])
     if node.op == "_npi_std":
-        if result_dtype != _FLOAT32:
+        if result_dtype != FLOAT32:
             # A variance that a half cannot hold is infinite, and so is its root.
-            overflows = w.node("Greater", [result, w.scalar(_LARGEST_HALF, _FLOAT32)])
-            result = w.node("Where", [overflows, w.scalar(np.inf, _FLOAT32), result])
+            overflows = w.node("Greater", [result, w.scalar(_LARGEST_HALF, FLOAT32)])
+            result = w.node("Where", [overflows, w.scalar(np.inf, FLOAT32), result])
         result = w.node("Sqrt", [result])
-    return [result if result_dtype == _FLOAT32 else w.cast(result, result_dtype)]
+    return [result if result_dtype == FLOAT32 else w.cast(result, result_dtype)]
 
 
 @operator("_npi_argmax", parameters=ArgParameters, zero_dim=True)

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from math import prod
 from typing import Optional
 
-import numpy as np
-
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, INTS, NUMBERS, check_dtype, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INT64, INTS, NUMBERS, check_dtype, dtype_of, positive, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 # MXNet's CPU sorts no float16, and ONNX Runtime has no cumulative sums of it.
-_TYPES = (*FLOAT32, *INTS)
+_TYPES = (FLOAT32, *INTS)
 
 # TensorRT's limit for the number of elements that a TopK returns.
 _LARGEST_COUNT = 3840
@@ -131,4 +129,4 @@ def _cumsum(params: CumsumParameters, node: NodeInfo, inputs: Sequence[str], w: 
         data = w.reshape(data, (-1,))
     if dtype != dtype_of(node.inputs[0]):
         data = w.cast(data, dtype)
-    return [w.node("CumSum", [data, w.scalar(params.axis or 0, np.dtype("int64"))])]
+    return [w.node("CumSum", [data, w.scalar(params.axis or 0, INT64)])]

@@ -126,7 +126,7 @@ def _check_moments(params: MomentsParameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-@operator("moments", parameters=MomentsParameters, check=_check_moments, dtypes=FLOAT32)
+@operator("moments", parameters=MomentsParameters, check=_check_moments, dtypes=(FLOAT32,))
 def _moments(params: MomentsParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     axes = [positive(a, len(shape_of(node.inputs[0]))) for a in params.axes or ()]
     mean = w.reduce("ReduceMean", inputs[0], axes, keepdims=True)

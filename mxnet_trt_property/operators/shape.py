@@ -172,7 +172,7 @@ def _check_cast(params: CastParameters, node: NodeInfo) -> Optional[str]:
 
 
 # TensorRT has uint8 for what is fed only, and no other operator here takes or gives any.
-@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=ELEMENTS + UINT8, zero_dim=True)
+@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=(*ELEMENTS, UINT8), zero_dim=True)
 @operator("amp_cast", parameters=CastParameters, check=_check_cast, zero_dim=True)
 def _cast(params: CastParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.cast(inputs[0], np.dtype(params.dtype))]

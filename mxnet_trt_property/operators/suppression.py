@@ -11,9 +11,8 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
+from mxnet_trt_property.operators.common import FLOAT32
 from mxnet_trt_property.operators.registry import reason
-
-FLOAT = np.dtype("float32")
 
 # The largest k of TensorRT's TopK; the matrix of overlaps of so many boxes takes 56 MiB.
 _MOST_BOXES = 3840
@@ -31,7 +30,7 @@ def best(scores: str, valid: str, count: int, w: OnnxWriter) -> tuple[str, str]:
 
     Of two equal scores the earlier comes first, as ONNX says of TopK and MXNet's stable sort does.
     """
-    lowest = w.scalar(-np.inf, FLOAT)
+    lowest = w.scalar(-np.inf, FLOAT32)
     keys = w.node("Where", [valid, scores, lowest])
     values, places = w.nodes("TopK", [keys, w.ints([count])], 2, axis=1)
     return places, w.node("Greater", [values, lowest])
@@ -55,13 +54,13 @@ def suppress(covers: str, valid: str, batch: int, count: int, w: OnnxWriter) -> 
     Returns:
         What is kept: bool (batch, count).
     """
-    kept = w.cast(valid, FLOAT)
+    kept = w.cast(valid, FLOAT32)
     if count > 1:
         # A box covers only those after it. The step is the first axis: slices of it lie together.
-        numbers = np.arange(count).astype(FLOAT)
+        numbers = np.arange(count).astype(FLOAT32)
         later = w.node("Less", [w.constant(numbers[:, None]), w.constant(numbers)])
-        matrix = w.cast(w.transpose(w.node("And", [covers, later]), (1, 0, 2)), FLOAT)
-        one = w.scalar(1, FLOAT)
+        matrix = w.cast(w.transpose(w.node("And", [covers, later]), (1, 0, 2)), FLOAT32)
+        one = w.scalar(1, FLOAT32)
 
         def step(number: str, state: str) -> str:
             covered = w.node("Gather", [matrix, number], axis=0)
@@ -70,13 +69,13 @@ def suppress(covers: str, valid: str, batch: int, count: int, w: OnnxWriter) -> 
 
         # Nothing comes after the last one.
         kept = w.loop(count - 1, kept, (batch, count), step)
-    return w.node("Greater", [kept, w.scalar(0, FLOAT)])
+    return w.node("Greater", [kept, w.scalar(0, FLOAT32)])
 
 
 def pack(kept: str, count: int, w: OnnxWriter) -> tuple[str, str]:
     """Returns the places that bring what is kept to the front, in its order, and which of them are kept."""
     # Numbers from `count` down to 1: no two are equal, and all that is dropped is 0.
-    order = w.constant(np.arange(count, 0, -1).astype(FLOAT))
-    keys = w.node("Mul", [w.cast(kept, FLOAT), order])
+    order = w.constant(np.arange(count, 0, -1).astype(FLOAT32))
+    keys = w.node("Mul", [w.cast(kept, FLOAT32), order])
     values, places = w.nodes("TopK", [keys, w.ints([count])], 2, axis=1)
-    return places, w.node("Greater", [values, w.scalar(0, FLOAT)])
+    return places, w.node("Greater", [values, w.scalar(0, FLOAT32)])

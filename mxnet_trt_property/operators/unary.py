@@ -13,25 +13,22 @@ from typing import Any, Callable
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, dtype_of
+from mxnet_trt_property.operators.common import FLOAT16, FLOAT32, NUMBERS, dtype_of
 from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator
 
 Function = Callable[[str, np.dtype[Any], OnnxWriter], str]
 """Writes f(x) for a tensor of the given dtype and returns the result, which has the same dtype."""
 
-_FLOAT32 = np.dtype("float32")
-_FLOAT16 = np.dtype("float16")
-
 
 def in_float32(dtype: np.dtype[Any], inputs: Sequence[str], w: OnnxWriter, write: Callable[..., str]) -> str:
     """Returns `write(*inputs)`, computed in float32 where the data is float16."""
-    if dtype != _FLOAT16:
+    if dtype != FLOAT16:
         return write(*inputs)
-    return w.cast(write(*(w.cast(name, _FLOAT32) for name in inputs)), dtype)
+    return w.cast(write(*(w.cast(name, FLOAT32) for name in inputs)), dtype)
 
 
 def _f32(value: float, w: OnnxWriter) -> str:
-    return w.scalar(value, _FLOAT32)
+    return w.scalar(value, FLOAT32)
 
 
 def _native(op_type: str) -> Function:
