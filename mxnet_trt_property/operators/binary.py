@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32
+from mxnet_trt_property.operators.common import FLOAT32, in_float32
 from mxnet_trt_property.operators.registry import FLOATS
-from mxnet_trt_property.operators.unary import in_float32
 
 Binary = Callable[[str, str, np.dtype[Any], OnnxWriter], str]
 """Writes f(a, b) for tensors of one dtype that broadcast; the result has the same dtype."""
@@ -155,13 +154,3 @@ EXACT: dict[str, Binary] = {
 
 FLOATING: dict[str, Binary] = {"div": native("Div"), "power": power, "hypot": hypot}
 """What MXNet rounds to a whole number for integers; they are left to it."""
-
-_RANGES = {np.dtype(t): np.iinfo(t) for t in ("int32", "int64")}
-
-
-def scalar_fits(value: float, dtype: Optional[np.dtype[Any]]) -> bool:
-    """Whether a scalar has a meaning in the dtype of its tensor: C++ defines none for an integer out of range."""
-    if dtype not in _RANGES:
-        return True
-    limits = _RANGES[dtype]
-    return math.isfinite(value) and limits.min <= value <= limits.max

@@ -16,7 +16,7 @@ import numpy as np
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import FLOAT32, INT32, INT64, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator
-from mxnet_trt_property.operators.suppression import best, check_count, pack, rows_at, suppress
+from mxnet_trt_property.operators.suppression import best, check_boxes, pack, rows_at, suppress
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _nms_count(params: BoxNmsParameters, shape: Sequence[int]) -> int:
 
 def _check_nms(params: BoxNmsParameters, node: NodeInfo) -> Optional[str]:
     shape = node.inputs[0].shape
-    return needs_shape("number of boxes") if shape is None else check_count(_nms_count(params, shape))
+    return needs_shape("number of boxes") if shape is None else check_boxes(_nms_count(params, shape))
 
 
 @operator("_contrib_box_nms", parameters=BoxNmsParameters, check=_check_nms, dtypes=(FLOAT32,))

@@ -16,7 +16,7 @@ import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import FLOAT32, check_weights, shape_of, spread
-from mxnet_trt_property.operators.interpolation import both, first_rows, pixel_table, sample
+from mxnet_trt_property.operators.interpolation import all_of, first_rows, pixel_table, sample
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator
 
 
@@ -65,7 +65,7 @@ def _plain(
     sizes = shape_of(node.inputs[0])[2:]
     y, x = _places(params, node, offset, w)
     zero = w.scalar(0, FLOAT32)
-    inside = both(
+    inside = all_of(
         [w.node("GreaterOrEqual", [place, zero]) for place in (y, x)]
         + [w.node("Less", [place, w.scalar(size, FLOAT32)]) for place, size in zip((y, x), sizes)],
         w,
@@ -86,7 +86,7 @@ def _modulated(
     data, offset, mask, *filters = inputs
     sizes = shape_of(node.inputs[0])[2:]
     places = _places(params, node, offset, w)
-    inside = both(
+    inside = all_of(
         [w.node("Greater", [place, w.scalar(-1, FLOAT32)]) for place in places]
         + [w.node("Less", [place, w.scalar(size, FLOAT32)]) for place, size in zip(places, sizes)],
         w,

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, INTS, UINT8, dtype_of, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INTS, UINT8, dtype_of, recast, shape_of
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
 
 # OpenCV's numbers of interpolations.
@@ -20,7 +20,7 @@ _NEAREST, _LINEAR, _CUBIC = 0, 1, 2
 def _to_tensor(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(shape_of(node.inputs[0]))
     # First of all: TensorRT has uint8 for inputs of a network only.
-    data = inputs[0] if dtype_of(node.inputs[0]) == FLOAT32 else w.cast(inputs[0], FLOAT32)
+    data = recast(inputs[0], dtype_of(node.inputs[0]), FLOAT32, w)
     data = w.transpose(data, [*range(ndim - 3), ndim - 1, ndim - 3, ndim - 2])
     return [_rounded(w.node("Div", [data, w.scalar(255, FLOAT32)]), dtype_of(node.inputs[0]), w)]
 
@@ -41,10 +41,10 @@ class NormalizeParameters(Parameters):
 @operator("_image_normalize", parameters=NormalizeParameters)
 def _normalize(params: NormalizeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     dtype = dtype_of(node.inputs[0])
-    data = inputs[0] if dtype == FLOAT32 else w.cast(inputs[0], FLOAT32)
+    data = recast(inputs[0], dtype, FLOAT32, w)
     mean, std = (w.constant(np.array(values, FLOAT32).reshape(-1, 1, 1)) for values in (params.mean, params.std))
     result = w.node("Div", [_rounded(w.node("Sub", [data, mean]), dtype, w), std])
-    return [result if dtype == FLOAT32 else w.cast(result, dtype)]
+    return [recast(result, FLOAT32, dtype, w)]
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _neighbours(places: str, size: int, w: OnnxWriter) -> tuple[str, str, str, s
     return w.cast(before, INT32), w.cast(after, INT32), w.node("Sub", [one, distance]), distance
 
 
-def both(conditions: Sequence[str], w: OnnxWriter) -> str:
+def all_of(conditions: Sequence[str], w: OnnxWriter) -> str:
     """Returns whether all conditions hold."""
     result = conditions[0]
     for condition in conditions[1:]:

@@ -12,7 +12,7 @@ from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.boxes import columns
 from mxnet_trt_property.operators.common import FLOAT32, INT64, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator
-from mxnet_trt_property.operators.suppression import best, check_count, rows_at, suppress
+from mxnet_trt_property.operators.suppression import best, check_boxes, rows_at, suppress
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _check_detection(params: MultiBoxDetectionParameters, node: NodeInfo) -> Opt
     shape = node.inputs[0].shape
     if shape is None:
         return needs_shape("number of boxes")
-    return check_count(_count(params, shape[2])) if _has_nms(params) else None
+    return check_boxes(_count(params, shape[2])) if _has_nms(params) else None
 
 
 @operator(

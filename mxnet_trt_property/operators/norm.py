@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, check_weights, dtype_of, free_batch, positive, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, check_weights, dtype_of, free_batch, positive, recast, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -90,11 +90,8 @@ def _normalize(
         data = w.transpose(data, axes)
     # MXNet keeps statistics in float32 beside float16 data and computes in float32.
     dtype, inner = dtype_of(node.inputs[0]), dtype_of(node.inputs[1])
-    if inner != dtype:
-        data = w.cast(data, inner)
-    result = w.node("BatchNormalization", [data, gamma, *others], epsilon=params.eps)
-    if inner != dtype:
-        result = w.cast(result, dtype)
+    data = recast(data, dtype, inner, w)
+    result = recast(w.node("BatchNormalization", [data, gamma, *others], epsilon=params.eps), inner, dtype, w)
     return result if axis == 1 else w.transpose(result, axes)
 
 

@@ -9,8 +9,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.binary import scalar_fits
-from mxnet_trt_property.operators.common import FLOAT32, INTS, NUMBERS, dtype_of, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INTS, NUMBERS, dtype_of, scalar_fits, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
 
 _IGNORED = Parameters.IGNORED | {"ctx", "dtype"}

@@ -15,6 +15,8 @@ import numpy as np
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import ELEMENTS, NUMBERS, dtype_of, free_batch, positive, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
+from mxnet_trt_property.operators.shape import StackParameters, stack
+from mxnet_trt_property.operators.slicing import ReverseParameters, reverse
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,7 @@ def _concatenate(params: ConcatenateParameters, node: NodeInfo, inputs: Sequence
     return [w.node("Concat", inputs, axis=params.axis)]
 
 
-@dataclass(frozen=True)
-class StackParameters(Parameters):
-    """Parameters of _npi_stack."""
-
-    num_args: int
-    axis: int = 0
-
-
-@operator("_npi_stack", parameters=StackParameters, dtypes=ELEMENTS, zero_dim=True)
-def _stack(params: StackParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    axis = positive(params.axis, len(shape_of(node.outputs[0])))
-    return [w.node("Concat", [w.unsqueeze(name, (axis,)) for name in inputs], axis=axis)]
+operator("_npi_stack", parameters=StackParameters, dtypes=ELEMENTS, zero_dim=True)(stack)
 
 
 @dataclass(frozen=True)
@@ -172,18 +163,7 @@ def _broadcast_to(params: BroadcastParameters, node: NodeInfo, inputs: Sequence[
     return [w.node("Expand", [inputs[0], w.ints(shape)]) if shape else inputs[0]]
 
 
-@dataclass(frozen=True)
-class FlipParameters(Parameters):
-    """Parameters of _npi_flip."""
-
-    axis: tuple[int, ...]
-
-
-@operator("_npi_flip", parameters=FlipParameters, dtypes=ELEMENTS)
-def _flip(params: FlipParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    shape = shape_of(node.inputs[0])
-    axes = [positive(a, len(shape)) for a in params.axis]
-    return [w.slice(inputs[0], axes, [-1] * len(axes), [-shape[a] - 1 for a in axes], [-1] * len(axes))]
+operator("_npi_flip", parameters=ReverseParameters, dtypes=ELEMENTS)(reverse)
 
 
 @dataclass(frozen=True)

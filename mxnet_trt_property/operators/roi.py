@@ -17,8 +17,9 @@ import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import FLOAT32, INT32, shape_of
-from mxnet_trt_property.operators.interpolation import both, pixel_table, sample
+from mxnet_trt_property.operators.interpolation import all_of, pixel_table, sample
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
+from mxnet_trt_property.operators.unary import FUNCTIONS
 
 # More rows of the table of maxima than this are not addressed by int32 and do not fit a GPU's memory.
 _MOST_ELEMENTS = 2**29
@@ -52,7 +53,7 @@ def _image(rois: str, count: int, w: OnnxWriter) -> tuple[str, str]:
     """Returns the image of each region, int32 and within the batch, and whether it exists: (regions, 1) each."""
     # MXNet cuts the fraction off: between -1 and 0 is the first image.
     number = _column(rois, 0, w)
-    exists = both(
+    exists = all_of(
         [w.node("Greater", [number, w.scalar(-1, FLOAT32)]), w.node("Less", [number, w.scalar(count, FLOAT32)])], w
     )
     return w.cast(w.node("Where", [exists, number, w.scalar(0, FLOAT32)]), INT32), exists
@@ -78,7 +79,7 @@ def _roi_align(params: ROIAlignParameters, node: NodeInfo, inputs: Sequence[str]
     x, x_inside = _sample_places(params, rois, 1, sizes[1], w)
     y, y_inside = (w.unsqueeze(part, [2]) for part in (y, y_inside))
     x, x_inside, image, exists = (w.unsqueeze(part, [1]) for part in (x, x_inside, image, exists))
-    weight = w.cast(both([exists, y_inside, x_inside], w), FLOAT32)
+    weight = w.cast(all_of([exists, y_inside, x_inside], w), FLOAT32)
     groups = prod(params.pooled_size) if params.position_sensitive else 1
     if params.position_sensitive:
         # The bin is the faster index of the channels.
@@ -113,7 +114,7 @@ def _sample_places(params: ROIAlignParameters, rois: str, axis: int, size: int, 
     bin_start = w.node("Add", [start, w.node("Mul", [width, w.constant(number)])])
     step = w.node("Div", [w.node("Mul", [width, w.constant(middle)]), w.scalar(samples, FLOAT32)])
     place = w.node("Add", [bin_start, step])
-    inside = both(
+    inside = all_of(
         [
             w.node("GreaterOrEqual", [place, w.scalar(-1, FLOAT32)]),
             w.node("LessOrEqual", [place, w.scalar(size, FLOAT32)]),
@@ -172,7 +173,7 @@ def _roi_pooling(params: ROIPoolingParameters, node: NodeInfo, inputs: Sequence[
         for x in (left, right):
             corners.append(w.node("Gather", [table, w.node("Add", [start, x])], axis=0))
     found = w.node("Max", corners)
-    is_filled = w.unsqueeze(both([exists, has_rows, has_columns], w), [-1])
+    is_filled = w.unsqueeze(all_of([exists, has_rows, has_columns], w), [-1])
     return [w.transpose(w.node("Where", [is_filled, found, w.scalar(0, FLOAT32)]), (0, 3, 1, 2))]
 
 
@@ -210,9 +211,11 @@ def _bins(params: ROIPoolingParameters, rois: str, axis: int, size: int, w: Onnx
     """
     zero, one, last = w.scalar(0, FLOAT32), w.scalar(1, FLOAT32), w.scalar(size, FLOAT32)
     scale = w.scalar(params.spatial_scale, FLOAT32)
-    start, end = (_round(w.node("Mul", [_column(rois, 2 - axis + far, w), scale]), w) for far in (0, 2))
+    start, end = (
+        FUNCTIONS["round"](w.node("Mul", [_column(rois, 2 - axis + far, w), scale]), FLOAT32, w) for far in (0, 2)
+    )
     # What is no pixel number in C, not a number above all, is no region: nothing outside the table may be looked up.
-    is_region = both([w.node("Less", [w.node("Abs", [edge]), w.scalar(2**24, FLOAT32)]) for edge in (start, end)], w)
+    is_region = all_of([w.node("Less", [w.node("Abs", [edge]), w.scalar(2**24, FLOAT32)]) for edge in (start, end)], w)
     start, end = (w.node("Where", [is_region, edge, zero]) for edge in (start, end))
     extent = w.node("Max", [w.node("Add", [w.node("Sub", [end, start]), one]), one])
     count = params.pooled_size[axis]
@@ -223,7 +226,7 @@ def _bins(params: ROIPoolingParameters, rois: str, axis: int, size: int, w: Onnx
         edges.append(w.node("Min", [w.node("Max", [w.node("Add", [edge, start]), zero]), last]))
     first, after = edges
     length = w.node("Sub", [after, first])
-    has_pixels = both([is_region, w.node("Greater", [length, zero])], w)
+    has_pixels = all_of([is_region, w.node("Greater", [length, zero])], w)
     level = w.node("Mul", [length, zero])
     for power in range(1, _levels(size)):
         fits = w.node("GreaterOrEqual", [length, w.scalar(2**power, FLOAT32)])
@@ -234,12 +237,3 @@ def _bins(params: ROIPoolingParameters, rois: str, axis: int, size: int, w: Onnx
     second = w.node("Max", [w.node("Sub", [after, window]), zero])
     first = w.node("Min", [first, w.scalar(size - 1, FLOAT32)])
     return w.cast(first, INT32), w.cast(second, INT32), level, has_pixels
-
-
-def _round(value: str, w: OnnxWriter) -> str:
-    """Rounds halves away from zero, as C does; ONNX's Round goes to the even one."""
-    magnitude = w.node("Abs", [value])
-    whole = w.node("Floor", [magnitude])
-    # Adding 0.5 first would round the number before 0.5 up.
-    is_half = w.node("GreaterOrEqual", [w.node("Sub", [magnitude, whole]), w.scalar(0.5, FLOAT32)])
-    return w.node("Mul", [w.node("Sign", [value]), w.node("Add", [whole, w.cast(is_half, FLOAT32)])])

@@ -11,17 +11,14 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32
+from mxnet_trt_property.operators.common import FLOAT32, LARGEST_TOPK
 from mxnet_trt_property.operators.registry import reason
 
-# The largest k of TensorRT's TopK; the matrix of overlaps of so many boxes takes 56 MiB.
-_MOST_BOXES = 3840
 
-
-def check_count(count: int) -> Optional[str]:
-    """Returns why so many boxes of an image are refused."""
-    if count > _MOST_BOXES:
-        return reason("number of boxes to compare", found=count, required=f"at most {_MOST_BOXES}; topk limits them")
+def check_boxes(count: int) -> Optional[str]:
+    """Returns why so many boxes of an image are refused. The matrix of overlaps of the most takes 56 MiB."""
+    if count > LARGEST_TOPK:
+        return reason("number of boxes to compare", found=count, required=f"at most {LARGEST_TOPK}; topk limits them")
     return None
 
 
