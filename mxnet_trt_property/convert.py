@@ -109,7 +109,7 @@ def node_info(graph: Graph, tensors: Mapping[Entry, Tensor], roles: Mapping[int,
     outputs: list[Tensor] = []
     while (entry := Entry(node.id, len(outputs))) in tensors:
         outputs.append(tensors[entry])
-    return NodeInfo(node.name, node.op, tuple(inputs), tuple(outputs), node.attrs)
+    return NodeInfo(node.name, node.op, tuple(inputs), tuple(outputs))
 
 
 def convert(

@@ -146,7 +146,7 @@ def _bind(symbol: Any, arrays: Arrays) -> Any:
     )
     for group in (executor.arg_dict, executor.aux_dict):
         for name, target in group.items():
-            target[:] = mx.nd.array(arrays[name], dtype=arrays[name].dtype)
+            target[:] = arrays[name]
     return executor
 
 

@@ -65,6 +65,7 @@ class Library:
         self.title = _TITLES.get(module, module)
         self._module_name = module
         self._module: Optional[Any] = None
+        self._missing = ""
         self._logger: Optional[Any] = None
         self._import_lock = threading.Lock()
         self._build_lock = threading.Lock()
@@ -83,6 +84,9 @@ class Library:
             with self._import_lock:
                 module = self._module
                 if module is None:
+                    # Looked for once: Python remembers no failure, and every bind asks.
+                    if self._missing:
+                        raise EngineError(self._missing)
                     module = self._import()
                     self._logger = self._make_logger(module)
                     self._module = module
@@ -101,7 +105,8 @@ class Library:
                 found = found or f"{type(error).__name__}: {error}"
         extra = _EXTRAS.get(self._module_name)
         step = f'pip install "mxnet-trt-property[{extra}]"' if extra else f"install {self._module_name}"
-        raise EngineError(message(f"{self.title} cannot be imported", found=found, next_step=step))
+        self._missing = message(f"{self.title} cannot be imported", found=found, next_step=step)
+        raise EngineError(self._missing)
 
     @property
     def version(self) -> str:

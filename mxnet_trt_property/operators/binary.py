@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Optional
+from typing import Any, Callable
 
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
+from mxnet_trt_property.operators.common import FLOAT32, in_float32
 from mxnet_trt_property.operators.registry import FLOATS
-from mxnet_trt_property.operators.unary import in_float32
 
 Binary = Callable[[str, str, np.dtype[Any], OnnxWriter], str]
 """Writes f(a, b) for tensors of one dtype that broadcast; the result has the same dtype."""
-
-_FLOAT32 = np.dtype("float32")
 
 
 def native(op_type: str) -> Binary:
@@ -51,25 +49,25 @@ def mod(a: str, b: str, dtype: np.dtype[Any], w: OnnxWriter) -> str:
 
 def _float_mod(a: str, b: str, w: OnnxWriter) -> str:
     rest = w.node("Mod", [a, b], fmod=1)
-    zero = w.scalar(0, _FLOAT32)
+    zero = w.scalar(0, FLOAT32)
     # fmod has the sign of a. Where the signs differ MXNet adds b, also to a rest that vanishes in the sum.
     differ = w.node("Less", [w.node("Mul", [w.node("Sign", [rest]), w.node("Sign", [b])]), zero])
     return w.node("Where", [differ, w.node("Add", [rest, b]), rest])
 
 
 def _power(a: str, b: str, w: OnnxWriter) -> str:
-    half = w.node("Mul", [b, w.scalar(0.5, _FLOAT32)])
+    half = w.node("Mul", [b, w.scalar(0.5, FLOAT32)])
     whole = w.node("Equal", [w.node("Floor", [b]), b])
     odd = w.node("And", [whole, w.node("Not", [w.node("Equal", [w.node("Floor", [half]), half])])])
-    zero = w.scalar(0, _FLOAT32)
+    zero = w.scalar(0, FLOAT32)
     below = w.node("Less", [a, zero])
     # The reciprocal tells a negative zero from a positive one.
     negative = w.node("Or", [below, w.node("Less", [w.node("Reciprocal", [a]), zero])])
     power = w.node("Pow", [w.node("Abs", [a]), b])
     signed = w.node("Where", [w.node("And", [negative, odd]), w.node("Neg", [power]), power])
-    finite = w.node("Greater", [a, w.scalar(-math.inf, _FLOAT32)])
+    finite = w.node("Greater", [a, w.scalar(-math.inf, FLOAT32)])
     undefined = w.node("And", [w.node("And", [below, finite]), w.node("Not", [whole])])
-    return w.node("Where", [undefined, w.scalar(math.nan, _FLOAT32), signed])
+    return w.node("Where", [undefined, w.scalar(math.nan, FLOAT32), signed])
 
 
 power: Binary = _composed(_power)
@@ -96,11 +94,11 @@ def _hypot(a: str, b: str, w: OnnxWriter) -> str:
     a, b = w.node("Abs", [a]), w.node("Abs", [b])
     larger, smaller = w.node("Max", [a, b]), w.node("Min", [a, b])
     ratio = w.node("Div", [smaller, larger])
-    root = w.node("Sqrt", [w.node("Add", [w.node("Mul", [ratio, ratio]), w.scalar(1, _FLOAT32)])])
-    is_zero = w.node("Equal", [larger, w.scalar(0, _FLOAT32)])
+    root = w.node("Sqrt", [w.node("Add", [w.node("Mul", [ratio, ratio]), w.scalar(1, FLOAT32)])])
+    is_zero = w.node("Equal", [larger, w.scalar(0, FLOAT32)])
     result = w.node("Where", [is_zero, larger, w.node("Mul", [larger, root])])
     # One infinite side is enough, also beside a NaN.
-    infinity = w.scalar(math.inf, _FLOAT32)
+    infinity = w.scalar(math.inf, FLOAT32)
     infinite = w.node("Or", [w.node("Equal", [a, infinity]), w.node("Equal", [b, infinity])])
     return w.node("Where", [infinite, infinity, result])
 
@@ -161,13 +159,3 @@ EXACT: dict[str, Binary] = {
 
 FLOATING: dict[str, Binary] = {"div": native("Div"), "power": power, "hypot": hypot}
 """What MXNet rounds to a whole number for integers; they are left to it."""
-
-_RANGES = {np.dtype(t): np.iinfo(t) for t in ("int32", "int64")}
-
-
-def scalar_fits(value: float, dtype: Optional[np.dtype[Any]]) -> bool:
-    """Whether a scalar has a meaning in the dtype of its tensor: C++ defines none for an integer out of range."""
-    if dtype not in _RANGES:
-        return True
-    limits = _RANGES[dtype]
-    return math.isfinite(value) and limits.min <= value <= limits.max

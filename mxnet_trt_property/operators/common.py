@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
 
 from mxnet_trt_property.graph import Tensor
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, needs_shape, reason
+from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, reason
 
-FLOAT32 = (np.dtype("float32"),)
-INTS = (np.dtype("int32"), np.dtype("int64"))
+FLOAT32, FLOAT16 = FLOATS
+INT32, INT64 = INTS = (np.dtype("int32"), np.dtype("int64"))
+UINT8, BOOL = np.dtype("uint8"), np.dtype("bool")
 NUMBERS = FLOATS + INTS
-BOOL = np.dtype("bool")
-UINT8 = (np.dtype("uint8"),)
 ELEMENTS = (*NUMBERS, BOOL)
 """The dtypes of operators that move elements and look at none; MXNet has bool for some of these only."""
 
+LARGEST_TOPK = 3840
+"""TensorRT's limit for the number of elements that a TopK returns."""
+
+_RANGES = {dtype: np.iinfo(dtype) for dtype in INTS}
+
 CHANNELS_LAST = ("NWC", "NHWC", "NDHWC")
+
+
+@dataclass(frozen=True)
+class CountedParameters(Parameters):
+    """No parameters but the number of inputs, an attribute that MXNet's argument lists do not name."""
+
+    IGNORED = Parameters.IGNORED | {"num_args"}
 
 
 def is_channels_last(layout: Optional[str]) -> bool:
@@ -40,6 +53,11 @@ def channels_first(name: str, ndim: int, w: OnnxWriter) -> str:
 def channels_last(name: str, ndim: int, w: OnnxWriter) -> str:
     """Moves the second of `ndim` axes to the end: the inverse of `channels_first`."""
     return w.transpose(name, [0, *range(2, ndim), 1])
+
+
+def swap_last(name: str, ndim: int, w: OnnxWriter) -> str:
+    """Transposes each of the matrices that the last two of `ndim` axes are."""
+    return w.transpose(name, [*range(ndim - 2), ndim - 1, ndim - 2])
 
 
 def check_weights(node: NodeInfo, slots: Sequence[int], names: Sequence[str]) -> Optional[str]:
@@ -123,3 +141,23 @@ def sum_places(data: str, axis: tuple[int, int], size: int, places: np.ndarray[A
     return w.reduce(
         "ReduceSum", w.node("Gather", [data, w.constant(places)], axis=summed), [summed + 1], keepdims=False
     )
+
+
+def recast(name: str, found: np.dtype[Any], wanted: np.dtype[Any], w: OnnxWriter) -> str:
+    """Converts a tensor of dtype `found` where another is wanted."""
+    return name if found == wanted else w.cast(name, wanted)
+
+
+def in_float32(dtype: np.dtype[Any], inputs: Sequence[str], w: OnnxWriter, write: Callable[..., str]) -> str:
+    """Returns `write(*inputs)`, computed in float32 where the data is float16."""
+    if dtype != FLOAT16:
+        return write(*inputs)
+    return w.cast(write(*(w.cast(name, FLOAT32) for name in inputs)), dtype)
+
+
+def scalar_fits(value: float, dtype: Optional[np.dtype[Any]]) -> bool:
+    """Whether a scalar has a meaning in the dtype of its tensor: C++ defines none for an integer out of range."""
+    if dtype not in _RANGES:
+        return True
+    limits = _RANGES[dtype]
+    return math.isfinite(value) and limits.min <= value <= limits.max

@@ -16,7 +16,7 @@ import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import FLOAT32, check_weights, shape_of, spread
-from mxnet_trt_property.operators.interpolation import FLOAT, both, first_rows, pixel_table, sample
+from mxnet_trt_property.operators.interpolation import all_of, first_rows, pixel_table, sample
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator
 
 
@@ -56,7 +56,7 @@ def _check_modulated(params: DeformableConvolutionParameters, node: NodeInfo) ->
     parameters=DeformableConvolutionParameters,
     check=_check_plain,
     weights=(2, 3),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 def _plain(
     params: DeformableConvolutionParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
@@ -64,10 +64,10 @@ def _plain(
     data, offset, *filters = inputs
     sizes = shape_of(node.inputs[0])[2:]
     y, x = _places(params, node, offset, w)
-    zero = w.scalar(0, FLOAT)
-    inside = both(
+    zero = w.scalar(0, FLOAT32)
+    inside = all_of(
         [w.node("GreaterOrEqual", [place, zero]) for place in (y, x)]
-        + [w.node("Less", [place, w.scalar(size, FLOAT)]) for place, size in zip((y, x), sizes)],
+        + [w.node("Less", [place, w.scalar(size, FLOAT32)]) for place, size in zip((y, x), sizes)],
         w,
     )
     return [_convolve(params, node, _samples(params, node, data, (y, x), inside, 0, w), filters, w)]
@@ -78,7 +78,7 @@ def _plain(
     parameters=ModulatedDeformableConvolutionParameters,
     check=_check_modulated,
     weights=(3, 4),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 def _modulated(
     params: ModulatedDeformableConvolutionParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
@@ -86,14 +86,14 @@ def _modulated(
     data, offset, mask, *filters = inputs
     sizes = shape_of(node.inputs[0])[2:]
     places = _places(params, node, offset, w)
-    inside = both(
-        [w.node("Greater", [place, w.scalar(-1, FLOAT)]) for place in places]
-        + [w.node("Less", [place, w.scalar(size, FLOAT)]) for place, size in zip(places, sizes)],
+    inside = all_of(
+        [w.node("Greater", [place, w.scalar(-1, FLOAT32)]) for place in places]
+        + [w.node("Less", [place, w.scalar(size, FLOAT32)]) for place, size in zip(places, sizes)],
         w,
     )
     # In an image with a border of zeros no neighbour is outside.
     padded = w.pad(data, [0, 0, 1, 1], [0, 0, 1, 1])
-    y, x = (w.node("Add", [place, w.scalar(1, FLOAT)]) for place in places)
+    y, x = (w.node("Add", [place, w.scalar(1, FLOAT32)]) for place in places)
     samples = _samples(params, node, padded, (y, x), inside, 1, w)
     batch, _, height, width = shape_of(node.outputs[0])
     shape = (batch, params.num_deformable_group, prod(params.kernel), height, width, 1)
@@ -110,7 +110,7 @@ def _places(params: DeformableConvolutionParameters, node: NodeInfo, offset: str
         taps = np.indices(params.kernel)[axis].reshape(-1, 1, 1) * dilations[axis]
         starts = np.indices(counts)[axis] * strides[axis] - pads[axis]
         moves = w.node("Gather", [pairs, w.constant(np.array(axis))], axis=3)
-        found.append(w.node("Add", [moves, w.constant((taps + starts).astype(FLOAT))]))
+        found.append(w.node("Add", [moves, w.constant((taps + starts).astype(FLOAT32))]))
     return found[0], found[1]
 
 
@@ -129,7 +129,7 @@ def _samples(
     height, width = (size + 2 * border for size in sizes)
     table = pixel_table(data, (batch, groups), channels // groups, (height, width), w)
     first = first_rows(batch * groups, (height, width), (batch, groups, 1, 1, 1), w)
-    zero = w.scalar(0, FLOAT)
+    zero = w.scalar(0, FLOAT32)
     # A place that is far outside or not a number has no pixel to fetch.
     y, x = (w.node("Where", [inside, place, zero]) for place in places)
     found = sample(table, first, y, x, (height, width), "", w)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import shape_of
+from mxnet_trt_property.operators.common import shape_of, swap_last
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -95,6 +95,5 @@ def _check_batch_dot(params: DotParameters, node: NodeInfo) -> Optional[str]:
 def _batch_dot(params: DotParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     sides = []
     for name, tensor, transposed in zip(inputs, node.inputs, (params.transpose_a, params.transpose_b)):
-        axes = list(range(len(shape_of(tensor))))
-        sides.append(w.transpose(name, [*axes[:-2], axes[-1], axes[-2]]) if transposed else name)
+        sides.append(swap_last(name, len(shape_of(tensor)), w) if transposed else name)
     return [w.node("MatMul", sides)]

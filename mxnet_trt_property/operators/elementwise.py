@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-import numpy as np
-
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.binary import (
-    EXACT,
-    FLOATING,
-    Binary,
-    mod,
-    power_by_constant,
+from mxnet_trt_property.operators.binary import EXACT, FLOATING, Binary, mod, power_by_constant, swapped
+from mxnet_trt_property.operators.common import (
+    FLOAT32,
+    INT32,
+    INTS,
+    NUMBERS,
+    CountedParameters,
+    dtype_of,
+    in_float32,
+    recast,
     scalar_fits,
-    swapped,
+    shape_of,
 )
-from mxnet_trt_property.operators.common import INTS, NUMBERS, dtype_of, shape_of
 from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator, reason
-from mxnet_trt_property.operators.unary import in_float32
 
 # MXNet's names for operands of equal shapes, which are older than any system.
 _SAME_SHAPE = {"add": "elemwise_add", "sub": "elemwise_sub", "mul": "elemwise_mul", "div": "elemwise_div"}
@@ -50,31 +50,36 @@ def check_scalar(params: ScalarParameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-def _of_tensors(function: Binary) -> Emit:
+def of_tensors(function: Binary) -> Emit:
+    """Returns the emission of a function of two tensors, which are converted to the dtype of the result first."""
+
     def emit(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-        return [function(inputs[0], inputs[1], dtype_of(node.inputs[0]), w)]
+        dtype = dtype_of(node.outputs[0])
+        left, right = (recast(name, dtype_of(tensor), dtype, w) for name, tensor in zip(inputs, node.inputs))
+        return [function(left, right, dtype, w)]
 
     return emit
 
 
-def _with_scalar(function: Binary) -> Emit:
+def with_scalar(function: Binary) -> Emit:
+    """Returns the emission of a function of a tensor and a scalar, both in the dtype of the result."""
+
     def emit(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-        dtype = dtype_of(node.inputs[0])
-        return [function(inputs[0], w.scalar(params.scalar, dtype), dtype, w)]
+        dtype = dtype_of(node.outputs[0])
+        data = recast(inputs[0], dtype_of(node.inputs[0]), dtype, w)
+        return [function(data, w.scalar(params.scalar, dtype), dtype, w)]
 
     return emit
 
 
 # MXNet takes the rest of an int64 in double, which loses the digits beyond 2^53.
-_DTYPES = {**dict.fromkeys(EXACT, NUMBERS), **dict.fromkeys(FLOATING, FLOATS), "mod": (*FLOATS, np.dtype("int32"))}
+_DTYPES = {**dict.fromkeys(EXACT, NUMBERS), **dict.fromkeys(FLOATING, FLOATS), "mod": (*FLOATS, INT32)}
 
 
 def _register(name: str, function: Binary) -> None:
     """Registers the forms of a function: equal shapes, broadcasting, a scalar behind, and a scalar in front."""
     dtypes, short = _DTYPES[name], _SHORT.get(name, name)
-    operator(_SAME_SHAPE.get(name, f"_{name}"), f"broadcast_{name}", dtypes=dtypes, zero_dim=True)(
-        _of_tensors(function)
-    )
+    operator(_SAME_SHAPE.get(name, f"_{name}"), f"broadcast_{name}", dtypes=dtypes, zero_dim=True)(of_tensors(function))
     scalars = {f"_{short}_scalar": function}
     if name in _REVERSED:
         scalars[f"_r{short}_scalar"] = swapped(function)
@@ -82,7 +87,7 @@ def _register(name: str, function: Binary) -> None:
         del scalars["_power_scalar"]
     for scalar_name, scalar_function in scalars.items():
         register = operator(scalar_name, parameters=ScalarParameters, check=check_scalar, dtypes=dtypes, zero_dim=True)
-        register(_with_scalar(scalar_function))
+        register(with_scalar(scalar_function))
 
 
 for _name, _function in {**EXACT, **FLOATING, "mod": mod}.items():
@@ -90,7 +95,8 @@ for _name, _function in {**EXACT, **FLOATING, "mod": mod}.items():
 
 
 @operator("_power_scalar", parameters=ScalarParameters, zero_dim=True)
-def _power_scalar(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+def power_scalar(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    """Writes a power with a known exponent."""
     return [power_by_constant(inputs[0], params.scalar, dtype_of(node.inputs[0]), w)]
 
 
@@ -100,13 +106,7 @@ def _div_sqrt_dim(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: 
     return [w.node("Div", [inputs[0], w.scalar(divisor, dtype_of(node.inputs[0]))])]
 
 
-class SumParameters(Parameters):
-    """add_n takes the number of its inputs as an attribute that its argument list does not name."""
-
-    IGNORED = Parameters.IGNORED | {"num_args"}
-
-
-@operator("add_n", parameters=SumParameters, dtypes=NUMBERS)
+@operator("add_n", parameters=CountedParameters, dtypes=NUMBERS)
 @operator("_grad_add", dtypes=NUMBERS)
 def _add_n(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     # Not as Sum, which ONNX Runtime has for floats only.
@@ -138,9 +138,6 @@ class SmoothL1Parameters(Parameters):
     scalar: float = 1.0
 
 
-_FLOAT32 = np.dtype("float32")
-
-
 def _check_smooth_l1(params: SmoothL1Parameters, node: NodeInfo) -> Optional[str]:
     if 1e-15 < abs(params.scalar) < 1e15:
         return None
@@ -153,9 +150,9 @@ def _smooth_l1(params: SmoothL1Parameters, node: NodeInfo, inputs: Sequence[str]
 
     def write(x: str) -> str:
         size = w.node("Abs", [x])
-        outer = w.node("Sub", [size, w.scalar(0.5 / square, _FLOAT32)])
-        inner = w.node("Mul", [w.node("Mul", [x, x]), w.scalar(0.5 * square, _FLOAT32)])
-        is_outer = w.node("Greater", [size, w.scalar(1 / square, _FLOAT32)])
+        outer = w.node("Sub", [size, w.scalar(0.5 / square, FLOAT32)])
+        inner = w.node("Mul", [w.node("Mul", [x, x]), w.scalar(0.5 * square, FLOAT32)])
+        is_outer = w.node("Greater", [size, w.scalar(1 / square, FLOAT32)])
         return w.node("Where", [is_outer, outer, inner])
 
     return [in_float32(dtype_of(node.inputs[0]), inputs, w, write)]

@@ -9,11 +9,9 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, INTS, NUMBERS, check_dtype, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INT64, INTS, NUMBERS, check_dtype, dtype_of, positive, shape_of
 from mxnet_trt_property.operators.indices import check_count
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
-
-_INT64 = np.dtype("int64")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def _coordinates(node: NodeInfo, indices: str, w: OnnxWriter) -> str:
 
 def _check_gather_nd(params: Parameters, node: NodeInfo) -> Optional[str]:
     # MXNet adds to the indices in their own dtype, and rounds as it does so.
-    return check_dtype("indices", node.inputs[1], (*FLOAT32, *INTS)) or _check_coordinates(node.inputs[0].shape, node)
+    return check_dtype("indices", node.inputs[1], (FLOAT32, *INTS)) or _check_coordinates(node.inputs[0].shape, node)
 
 
 @operator("gather_nd", check=_check_gather_nd, dtypes=NUMBERS)
@@ -62,12 +60,12 @@ def _gather_nd(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: Onn
     dtype = dtype_of(node.inputs[1])
     sizes = np.array(shape_of(node.inputs[0])[: shape_of(node.inputs[1])[0]])
     shifted = w.node("Add", [_coordinates(node, inputs[1], w), w.constant(sizes.astype(dtype))])
-    shifted = w.cast(shifted, _INT64)
+    shifted = w.cast(shifted, INT64)
     # TensorRT knows no negative indices. One out of range is an error in MXNet and, as long as it stays out of range,
     # in ONNX Runtime; TensorRT does not look.
-    size = w.constant(sizes.astype(_INT64))
+    size = w.constant(sizes.astype(INT64))
     is_negative = w.node("Less", [shifted, size])
-    is_below = w.node("Less", [shifted, w.scalar(0, _INT64)])
+    is_below = w.node("Less", [shifted, w.scalar(0, INT64)])
     places = w.node("Where", [is_negative, shifted, w.node("Sub", [shifted, size])])
     return [w.node("GatherND", [inputs[0], w.node("Where", [is_below, size, places])])]
 
@@ -80,7 +78,7 @@ def _check_scatter_nd(params: ScatterParameters, node: NodeInfo) -> Optional[str
 @operator("scatter_nd", parameters=ScatterParameters, check=_check_scatter_nd, dtypes=NUMBERS)
 def _scatter_nd(params: ScatterParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     zeros = w.fill(0, params.shape, dtype_of(node.inputs[0]))
-    places = w.cast(_coordinates(node, inputs[1], w), _INT64)
+    places = w.cast(_coordinates(node, inputs[1], w), INT64)
     return [w.node("ScatterND", [zeros, places, inputs[0]])]
 
 
@@ -92,7 +90,7 @@ def _check_index_copy(params: Parameters, node: NodeInfo) -> Optional[str]:
 
 @operator("_contrib_index_copy", check=_check_index_copy, dtypes=NUMBERS)
 def _index_copy(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    rows = w.reshape(w.cast(inputs[1], _INT64), (-1, 1))
+    rows = w.reshape(w.cast(inputs[1], INT64), (-1, 1))
     return [w.node("ScatterND", [inputs[0], rows, inputs[2]])]
 
 
@@ -131,9 +129,9 @@ def _ravel_multi_index(params: RavelParameters, node: NodeInfo, inputs: Sequence
     for axis, size in enumerate(sizes):
         term = w.slice(inputs[0], (0,), (axis,), (axis + 1,), (1,))
         if flat:
-            scaled = w.node("Mul", [flat, w.scalar(size, _INT64)])
+            scaled = w.node("Mul", [flat, w.scalar(size, INT64)])
             term = w.node("Add", [w.cast(scaled, dtype), term])
-        flat = w.cast(term, _INT64)
+        flat = w.cast(term, INT64)
     return [w.reshape(w.cast(flat, dtype), shape_of(node.outputs[0]))]
 
 
@@ -147,10 +145,10 @@ def _check_unravel(params: RavelParameters, node: NodeInfo) -> Optional[str]:
 
 @operator("_unravel_index", parameters=RavelParameters, check=_check_unravel, dtypes=NUMBERS)
 def _unravel_index(params: RavelParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    rest = w.cast(inputs[0], _INT64)
+    rest = w.cast(inputs[0], INT64)
     rows: list[str] = []
     for size in reversed((params.shape or ())[1:]):
-        divisor = w.scalar(size, _INT64)
+        divisor = w.scalar(size, INT64)
         quotient = w.node("Div", [rest, divisor])
         rows.insert(0, w.node("Sub", [rest, w.node("Mul", [quotient, divisor])]))
         rest = quotient

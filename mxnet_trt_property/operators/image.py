@@ -9,11 +9,8 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, INTS, dtype_of, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INTS, UINT8, dtype_of, recast, shape_of
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
-
-FLOAT = np.dtype("float32")
-UINT8 = np.dtype("uint8")
 
 # OpenCV's numbers of interpolations.
 _NEAREST, _LINEAR, _CUBIC = 0, 1, 2
@@ -23,14 +20,14 @@ _NEAREST, _LINEAR, _CUBIC = 0, 1, 2
 def _to_tensor(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(shape_of(node.inputs[0]))
     # First of all: TensorRT has uint8 for inputs of a network only.
-    data = inputs[0] if dtype_of(node.inputs[0]) == FLOAT else w.cast(inputs[0], FLOAT)
+    data = recast(inputs[0], dtype_of(node.inputs[0]), FLOAT32, w)
     data = w.transpose(data, [*range(ndim - 3), ndim - 1, ndim - 3, ndim - 2])
-    return [_rounded(w.node("Div", [data, w.scalar(255, FLOAT)]), dtype_of(node.inputs[0]), w)]
+    return [_rounded(w.node("Div", [data, w.scalar(255, FLOAT32)]), dtype_of(node.inputs[0]), w)]
 
 
 def _rounded(value: str, dtype: np.dtype[Any], w: OnnxWriter) -> str:
     """Rounds float32 as MXNet rounds each result with float16 in it."""
-    return w.cast(w.cast(value, dtype), FLOAT) if dtype == np.float16 else value
+    return w.cast(w.cast(value, dtype), FLOAT32) if dtype == np.float16 else value
 
 
 @dataclass(frozen=True)
@@ -44,10 +41,10 @@ class NormalizeParameters(Parameters):
 @operator("_image_normalize", parameters=NormalizeParameters)
 def _normalize(params: NormalizeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     dtype = dtype_of(node.inputs[0])
-    data = inputs[0] if dtype == FLOAT else w.cast(inputs[0], FLOAT)
-    mean, std = (w.constant(np.array(values, FLOAT).reshape(-1, 1, 1)) for values in (params.mean, params.std))
+    data = recast(inputs[0], dtype, FLOAT32, w)
+    mean, std = (w.constant(np.array(values, FLOAT32).reshape(-1, 1, 1)) for values in (params.mean, params.std))
     result = w.node("Div", [_rounded(w.node("Sub", [data, mean]), dtype, w), std])
-    return [result if dtype == FLOAT else w.cast(result, dtype)]
+    return [recast(result, FLOAT32, dtype, w)]
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def _check_resize(params: ResizeParameters, node: NodeInfo) -> Optional[str]:
 
 
 # OpenCV computes with uint8 in fixed point numbers, and has no float16.
-@operator("_image_resize", parameters=ResizeParameters, check=_check_resize, dtypes=FLOAT32)
+@operator("_image_resize", parameters=ResizeParameters, check=_check_resize, dtypes=(FLOAT32,))
 def _resize(params: ResizeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     first = len(before) - 3
@@ -118,7 +115,7 @@ def _nearest(before: int, after: int) -> np.ndarray[Any, Any]:
 
 def _taps(interp: int, before: int, after: int) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Returns the pixels that count for each pixel of the result, and their weights, both of length `after`."""
-    place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(FLOAT)
+    place = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(FLOAT32)
     first = np.floor(place)
     part = place - first
     if interp == _LINEAR:
@@ -128,7 +125,7 @@ def _taps(interp: int, before: int, after: int) -> list[tuple[np.ndarray[Any, An
     else:
         weights = {step: _cubic(np.abs(part - step)) for step in (-1, 0, 1, 2)}
     return [
-        (np.clip(first + step, 0, before - 1).astype(np.int64), weight.astype(FLOAT))
+        (np.clip(first + step, 0, before - 1).astype(np.int64), weight.astype(FLOAT32))
         for step, weight in weights.items()
     ]
 

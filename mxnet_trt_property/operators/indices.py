@@ -8,7 +8,7 @@ import numpy as np
 
 from mxnet_trt_property.graph import Tensor
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import INTS
+from mxnet_trt_property.operators.common import FLOAT32, INT32, INT64, INTS
 from mxnet_trt_property.operators.registry import FLOATS, reason
 
 # The largest count of rows whose every index float32 holds exactly.
@@ -29,17 +29,17 @@ def clip(indices: str, dtype: np.dtype[Any], low: int, high: int, w: OnnxWriter)
     give the same.
     """
     if dtype == np.float16:
-        indices, dtype = w.cast(indices, np.dtype("float32")), np.dtype("float32")
+        indices, dtype = w.cast(indices, FLOAT32), FLOAT32
     clipped = w.node("Min", [w.node("Max", [indices, w.scalar(low, dtype)]), w.scalar(high, dtype)])
     if dtype in INTS:
         return clipped, dtype
-    return w.cast(clipped, np.dtype("int32")), np.dtype("int32")
+    return w.cast(clipped, INT32), INT32
 
 
 def wrap(indices: str, dtype: np.dtype[Any], count: int, w: OnnxWriter) -> tuple[str, np.dtype[Any]]:
     """Returns indices modulo `count`, with -1 as the last, and their dtype; floats are cut off towards 0 first."""
     if dtype not in INTS:
-        indices, dtype = w.cast(indices, np.dtype("int64")), np.dtype("int64")
+        indices, dtype = w.cast(indices, INT64), INT64
     return w.node("Mod", [indices, w.scalar(count, dtype)]), dtype
 
 

@@ -13,9 +13,7 @@ from math import prod
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-
-INT32 = np.dtype("int32")
-FLOAT = np.dtype("float32")
+from mxnet_trt_property.operators.common import FLOAT32, INT32
 
 
 def pixel_table(data: str, groups: Sequence[int], channels: int, sizes: Sequence[int], w: OnnxWriter) -> str:
@@ -65,7 +63,7 @@ def sample(table: str, first: str, y: str, x: str, sizes: tuple[int, int], weigh
 
 def _neighbours(places: str, size: int, w: OnnxWriter) -> tuple[str, str, str, str]:
     """Returns the pixels before and after each place, int32, and their weights."""
-    last, one = w.scalar(size - 1, FLOAT), w.scalar(1, FLOAT)
+    last, one = w.scalar(size - 1, FLOAT32), w.scalar(1, FLOAT32)
     before = w.node("Min", [w.node("Floor", [places]), last])
     after = w.node("Min", [w.node("Add", [before, one]), last])
     # Beyond the last pixel both are the last one, and their weights still add up to 1.
@@ -73,7 +71,7 @@ def _neighbours(places: str, size: int, w: OnnxWriter) -> tuple[str, str, str, s
     return w.cast(before, INT32), w.cast(after, INT32), w.node("Sub", [one, distance]), distance
 
 
-def both(conditions: Sequence[str], w: OnnxWriter) -> str:
+def all_of(conditions: Sequence[str], w: OnnxWriter) -> str:
     """Returns whether all conditions hold."""
     result = conditions[0]
     for condition in conditions[1:]:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, CountedParameters, dtype_of, positive, shape_of, swap_last
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 _Places = np.ndarray[Any, np.dtype[np.int64]]
@@ -68,13 +68,6 @@ class TriangleParameters(Parameters):
     lower: bool = True
 
 
-@dataclass(frozen=True)
-class KhatriRaoParameters(Parameters):
-    """khatri_rao takes the number of its inputs as an attribute that its argument list does not name."""
-
-    IGNORED = Parameters.IGNORED | {"num_args"}
-
-
 def _check_product(params: ProductParameters, node: NodeInfo) -> Optional[str]:
     # BLAS does not read what it multiplies by 0, so that a NaN in it does not show.
     if params.alpha == 0:
@@ -90,17 +83,12 @@ def _check_alpha(params: SquareParameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-def _transposed(name: str, ndim: int, w: OnnxWriter) -> str:
-    """Swaps the last two axes."""
-    return w.transpose(name, [*range(ndim - 2), ndim - 1, ndim - 2])
-
-
 def _scaled(name: str, factor: float, w: OnnxWriter) -> str:
-    return name if factor == 1 else w.node("Mul", [name, w.scalar(factor, FLOAT32[0])])
+    return name if factor == 1 else w.node("Mul", [name, w.scalar(factor, FLOAT32)])
 
 
-@operator("_linalg_gemm2", parameters=ProductParameters, check=_check_product, dtypes=FLOAT32)
-@operator("_linalg_gemm", parameters=SumOfProductParameters, check=_check_product, dtypes=FLOAT32)
+@operator("_linalg_gemm2", parameters=ProductParameters, check=_check_product, dtypes=(FLOAT32,))
+@operator("_linalg_gemm", parameters=SumOfProductParameters, check=_check_product, dtypes=(FLOAT32,))
 def _gemm(params: ProductParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(shape_of(node.inputs[0]))
     rows = positive(params.axis, ndim)
@@ -117,13 +105,13 @@ def _gemm(params: ProductParameters, node: NodeInfo, inputs: Sequence[str], w: O
     return [result]
 
 
-@operator("_linalg_syrk", parameters=SquareParameters, check=_check_alpha, dtypes=FLOAT32)
+@operator("_linalg_syrk", parameters=SquareParameters, check=_check_alpha, dtypes=(FLOAT32,))
 def _syrk(params: SquareParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    sides = [inputs[0], _transposed(inputs[0], len(shape_of(node.inputs[0])), w)]
+    sides = [inputs[0], swap_last(inputs[0], len(shape_of(node.inputs[0])), w)]
     return [_scaled(w.node("MatMul", sides[::-1] if params.transpose else sides), params.alpha, w)]
 
 
-@operator("_linalg_trmm", parameters=TriangularProductParameters, check=_check_alpha, dtypes=FLOAT32)
+@operator("_linalg_trmm", parameters=TriangularProductParameters, check=_check_alpha, dtypes=(FLOAT32,))
 def _trmm(params: TriangularProductParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.inputs[0])
     full = np.ones((shape[-1], shape[-1]), np.bool_)
@@ -131,7 +119,7 @@ def _trmm(params: TriangularProductParameters, node: NodeInfo, inputs: Sequence[
     triangle = w.constant(np.tril(full) if params.lower else np.triu(full))
     matrix = w.node("Where", [triangle, inputs[0], w.scalar(0.0, dtype_of(node.inputs[0]))])
     if params.transpose:
-        matrix = _transposed(matrix, len(shape), w)
+        matrix = swap_last(matrix, len(shape), w)
     sides = [inputs[1], matrix] if params.rightside else [matrix, inputs[1]]
     return [_scaled(w.node("MatMul", sides), params.alpha, w)]
 
@@ -148,18 +136,18 @@ def _diagonal(node: NodeInfo, offset: int, source: str, w: OnnxWriter) -> str:
     return _indices(node, places + max(-offset, 0), places + max(offset, 0), source, w)
 
 
-@operator("_linalg_sumlogdiag", dtypes=FLOAT32)
+@operator("_linalg_sumlogdiag", dtypes=(FLOAT32,))
 def _sumlogdiag(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     logs = w.node("Log", [_diagonal(node, 0, inputs[0], w)])
     return [w.reduce("ReduceSum", logs, (-1,), keepdims=len(shape_of(node.inputs[0])) == 2)]
 
 
-@operator("_linalg_extractdiag", parameters=DiagonalParameters, dtypes=FLOAT32)
+@operator("_linalg_extractdiag", parameters=DiagonalParameters, dtypes=(FLOAT32,))
 def _extractdiag(params: DiagonalParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [_diagonal(node, params.offset, inputs[0], w)]
 
 
-@operator("_linalg_makediag", parameters=DiagonalParameters, dtypes=FLOAT32)
+@operator("_linalg_makediag", parameters=DiagonalParameters, dtypes=(FLOAT32,))
 def _makediag(params: DiagonalParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(shape_of(node.inputs[0]))
     size = shape_of(node.outputs[0])[-1]
@@ -179,12 +167,12 @@ def _triangle(params: TriangleParameters, size: int) -> tuple[_Places, _Places]:
     return rows, columns
 
 
-@operator("_linalg_extracttrian", parameters=TriangleParameters, dtypes=FLOAT32)
+@operator("_linalg_extracttrian", parameters=TriangleParameters, dtypes=(FLOAT32,))
 def _extracttrian(params: TriangleParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [_indices(node, *_triangle(params, shape_of(node.inputs[0])[-1]), inputs[0], w)]
 
 
-@operator("_linalg_maketrian", parameters=TriangleParameters, dtypes=FLOAT32)
+@operator("_linalg_maketrian", parameters=TriangleParameters, dtypes=(FLOAT32,))
 def _maketrian(params: TriangleParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     size = shape_of(node.outputs[0])[-1]
     rows, columns = _triangle(params, size)
@@ -196,8 +184,8 @@ def _maketrian(params: TriangleParameters, node: NodeInfo, inputs: Sequence[str]
     return [w.node("Where", [w.constant(filled), spread, w.scalar(0.0, dtype_of(node.inputs[0]))])]
 
 
-@operator("khatri_rao", parameters=KhatriRaoParameters, dtypes=FLOAT32)
-def _khatri_rao(params: KhatriRaoParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+@operator("khatri_rao", parameters=CountedParameters, dtypes=(FLOAT32,))
+def _khatri_rao(params: CountedParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     columns = shape_of(node.outputs[0])[1]
     result = inputs[0]
     for name in inputs[1:]:

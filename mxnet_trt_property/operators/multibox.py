@@ -10,9 +10,9 @@ import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.boxes import columns
-from mxnet_trt_property.operators.common import FLOAT32, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INT64, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator
-from mxnet_trt_property.operators.suppression import FLOAT, best, check_count, rows_at, suppress
+from mxnet_trt_property.operators.suppression import best, check_boxes, rows_at, suppress
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,12 @@ def _check_detection(params: MultiBoxDetectionParameters, node: NodeInfo) -> Opt
     shape = node.inputs[0].shape
     if shape is None:
         return needs_shape("number of boxes")
-    return check_count(_count(params, shape[2])) if _has_nms(params) else None
+    return check_boxes(_count(params, shape[2])) if _has_nms(params) else None
 
 
-@operator("_contrib_MultiBoxDetection", parameters=MultiBoxDetectionParameters, check=_check_detection, dtypes=FLOAT32)
+@operator(
+    "_contrib_MultiBoxDetection", parameters=MultiBoxDetectionParameters, check=_check_detection, dtypes=(FLOAT32,)
+)
 def _detection(
     params: MultiBoxDetectionParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -98,7 +100,7 @@ def _detection(
     batch, _, anchors = shape_of(node.inputs[0])
     scores, classes = _classify(params, inputs[0], w)
     boxes = _decode(params, inputs[1], inputs[2], (batch, anchors), w)
-    valid = w.node("GreaterOrEqual", [classes, w.scalar(0, FLOAT)])
+    valid = w.node("GreaterOrEqual", [classes, w.scalar(0, FLOAT32)])
     rows = w.node("Concat", [w.unsqueeze(classes, [2]), w.unsqueeze(scores, [2]), boxes], axis=2)
     packed = _pack(rows, valid, batch, anchors, w)
     if not _has_nms(params):
@@ -107,7 +109,7 @@ def _detection(
     places, is_box = best(scores, valid, count, w)
     found = rows_at(rows, places, w)
     kept = suppress(_covers(params, found, w), is_box, batch, count, w)
-    missing = w.scalar(-1, FLOAT)
+    missing = w.scalar(-1, FLOAT32)
     found = _with_class(found, w.node("Where", [w.unsqueeze(kept, [2]), _class(found, w), missing]), w)
     found = w.node("Where", [w.unsqueeze(is_box, [2]), found, missing])
     if count == anchors:
@@ -119,13 +121,13 @@ def _detection(
 
 def _classify(params: MultiBoxDetectionParameters, probabilities: str, w: OnnxWriter) -> tuple[str, str]:
     """Returns score and class of each anchor, (batch, anchors) each: -1 for the background, and 0 for the next."""
-    lowest = w.scalar(-1, FLOAT)
+    lowest = w.scalar(-1, FLOAT32)
     objects = w.slice(probabilities, (1,), (1,), (2**31 - 1,), (1,))
     # MXNet starts with -1 and takes what is greater, and of two equal ones the first.
     objects = w.node("Where", [w.node("Greater", [objects, lowest]), objects, lowest])
     scores = w.reduce("ReduceMax", objects, [1], keepdims=False)
-    classes = w.cast(w.node("ArgMax", [objects], axis=1, keepdims=0), FLOAT)
-    is_low = w.node("Less", [scores, w.scalar(params.threshold, FLOAT)])
+    classes = w.cast(w.node("ArgMax", [objects], axis=1, keepdims=0), FLOAT32)
+    is_low = w.node("Less", [scores, w.scalar(params.threshold, FLOAT32)])
     is_none = w.node("Or", [is_low, w.node("LessOrEqual", [scores, lowest])])
     return scores, w.node("Where", [is_none, lowest, classes])
 
@@ -136,8 +138,8 @@ def _decode(
     """Returns the boxes (batch, anchors, 4)."""
     move = columns(w.reshape(moves, (*shape, 4)), 0, 2, w)
     anchor = columns(w.reshape(anchors, (1, shape[1], 4)), 0, 2, w)
-    two, zero, one = (w.scalar(number, FLOAT) for number in (2, 0, 1))
-    variances = [w.scalar(number, FLOAT) for number in params.variances]
+    two, zero, one = (w.scalar(number, FLOAT32) for number in (2, 0, 1))
+    variances = [w.scalar(number, FLOAT32) for number in params.variances]
     starts, ends = [], []
     for i in (0, 1):
         size = w.node("Sub", [anchor[i + 2], anchor[i]])
@@ -157,13 +159,13 @@ def _decode(
 
 def _pack(rows: str, valid: str, batch: int, anchors: int, w: OnnxWriter) -> str:
     """Brings the valid rows to the front, in their order; all others become -1."""
-    one = w.scalar(1, FLOAT)
-    counted = w.node("CumSum", [w.cast(valid, FLOAT), w.constant(np.array(1))])
+    one = w.scalar(1, FLOAT32)
+    counted = w.node("CumSum", [w.cast(valid, FLOAT32), w.constant(np.array(1))])
     # One row more takes what is not valid.
-    targets = w.node("Where", [valid, w.node("Sub", [counted, one]), w.scalar(anchors, FLOAT)])
+    targets = w.node("Where", [valid, w.node("Sub", [counted, one]), w.scalar(anchors, FLOAT32)])
     images = w.constant(np.broadcast_to(np.arange(batch)[:, None, None], (batch, anchors, 1)))
-    places = w.node("Concat", [images, w.unsqueeze(w.cast(targets, np.dtype("int64")), [2])], axis=2)
-    empty = w.node("Expand", [w.scalar(-1, FLOAT), w.ints([batch, anchors + 1, 6])])
+    places = w.node("Concat", [images, w.unsqueeze(w.cast(targets, INT64), [2])], axis=2)
+    empty = w.node("Expand", [w.scalar(-1, FLOAT32), w.ints([batch, anchors + 1, 6])])
     return w.slice(w.node("ScatterND", [empty, places, rows]), (1,), (0,), (anchors,), (1,))
 
 
@@ -182,7 +184,7 @@ def _covers(params: MultiBoxDetectionParameters, rows: str, w: OnnxWriter) -> st
     """
     across = w.transpose(rows, (0, 2, 1))
     first, second = columns(rows, 2, 2, w), columns(across, 2, 1, w)
-    zero = w.scalar(0, FLOAT)
+    zero = w.scalar(0, FLOAT32)
     extents = []
     for i in (0, 1):
         start, end = w.node("Max", [first[i], second[i]]), w.node("Min", [first[i + 2], second[i + 2]])
@@ -193,7 +195,7 @@ def _covers(params: MultiBoxDetectionParameters, rows: str, w: OnnxWriter) -> st
     for box in (first, second):
         areas.append(w.node("Mul", [w.node("Sub", [box[2], box[0]]), w.node("Sub", [box[3], box[1]])]))
     union = w.node("Sub", [w.node("Add", areas), shared])
-    is_enough = w.node("GreaterOrEqual", [w.node("Div", [shared, union]), w.scalar(params.nms_threshold, FLOAT)])
+    is_enough = w.node("GreaterOrEqual", [w.node("Div", [shared, union]), w.scalar(params.nms_threshold, FLOAT32)])
     covers = w.node("And", [is_enough, w.node("Greater", [union, zero])])
     if params.force_suppress:
         return covers

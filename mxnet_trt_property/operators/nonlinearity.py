@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.binary import scalar_fits
-from mxnet_trt_property.operators.common import NUMBERS, dtype_of, shape_of
+from mxnet_trt_property.operators.common import NUMBERS, dtype_of, scalar_fits, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
 
 _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softrelu": "Softplus", "softsign": "Softsign"}
@@ -50,7 +49,7 @@ def _check_leaky_relu(params: LeakyReLUParameters, node: NodeInfo) -> Optional[s
     return reason("act_type", found=params.act_type, required=" or ".join(_LEAKY_TYPES))
 
 
-def gelu(name: str, node: NodeInfo, w: OnnxWriter) -> str:
+def _gelu(name: str, node: NodeInfo, w: OnnxWriter) -> str:
     """Writes x (1 + erf(x / sqrt 2)) / 2."""
     dtype = dtype_of(node.inputs[0])
     erf = w.node("Erf", [w.node("Mul", [name, w.scalar(math.sqrt(0.5), dtype)])])
@@ -82,7 +81,7 @@ def _leaky_relu(params: LeakyReLUParameters, node: NodeInfo, inputs: Sequence[st
         inner = w.node("Elu", [data], alpha=_SELU_ALPHA)
         return [w.node("Mul", [inner, w.scalar(_SELU_SCALE, dtype_of(node.inputs[0]))])]
     if kind == "gelu":
-        return [gelu(data, node, w)]
+        return [_gelu(data, node, w)]
     # A product with 0 would make NaN of -inf.
     return [w.node("LeakyRelu", [data], alpha=params.slope) if params.slope else w.node("Relu", [data])]
 

@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, check_weights, dtype_of, free_batch, positive, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, check_weights, dtype_of, free_batch, positive, recast, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -90,11 +90,8 @@ def _normalize(
         data = w.transpose(data, axes)
     # MXNet keeps statistics in float32 beside float16 data and computes in float32.
     dtype, inner = dtype_of(node.inputs[0]), dtype_of(node.inputs[1])
-    if inner != dtype:
-        data = w.cast(data, inner)
-    result = w.node("BatchNormalization", [data, gamma, *others], epsilon=params.eps)
-    if inner != dtype:
-        result = w.cast(result, dtype)
+    data = recast(data, dtype, inner, w)
+    result = recast(w.node("BatchNormalization", [data, gamma, *others], epsilon=params.eps), inner, dtype, w)
     return result if axis == 1 else w.transpose(result, axes)
 
 
@@ -117,14 +114,14 @@ def _batch_norm(params: BatchNormParameters, node: NodeInfo, inputs: Sequence[st
     parameters=BatchNormV1Parameters,
     check=_check_batch_norm_v1,
     weights=(1, 2, 3, 4),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 @operator(
     "_contrib_SyncBatchNorm",
     parameters=SyncBatchNormParameters,
     check=_check_batch_norm_v1,
     weights=(1, 2, 3, 4),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 def _batch_norm_v1(
     params: BatchNormV1Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
@@ -137,7 +134,7 @@ def _batch_norm_v1(
     parameters=BatchNormParameters,
     check=_check_batch_norm_relu,
     weights=(1, 2, 3, 4),
-    dtypes=FLOAT32,
+    dtypes=(FLOAT32,),
 )
 def _batch_norm_relu(
     params: BatchNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
@@ -203,7 +200,9 @@ def _check_instance_norm(params: InstanceNormParameters, node: NodeInfo) -> Opti
 
 
 # MXNet has this operator for float32 only.
-@operator("InstanceNorm", parameters=InstanceNormParameters, check=_check_instance_norm, weights=(1, 2), dtypes=FLOAT32)
+@operator(
+    "InstanceNorm", parameters=InstanceNormParameters, check=_check_instance_norm, weights=(1, 2), dtypes=(FLOAT32,)
+)
 def _instance_norm(
     params: InstanceNormParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -257,7 +256,7 @@ def _check_l2(params: L2NormalizationParameters, node: NodeInfo) -> Optional[str
 
 
 # In float16 the default eps is 0 and the sum of squares overflows early; MXNet's own result is no reference.
-@operator("L2Normalization", parameters=L2NormalizationParameters, check=_check_l2, dtypes=FLOAT32)
+@operator("L2Normalization", parameters=L2NormalizationParameters, check=_check_l2, dtypes=(FLOAT32,))
 def _l2_normalization(
     params: L2NormalizationParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -288,7 +287,7 @@ def _check_lrn(params: LRNParameters, node: NodeInfo) -> Optional[str]:
 
 
 # MXNet has this operator for float32 only.
-@operator("LRN", parameters=LRNParameters, check=_check_lrn, dtypes=FLOAT32)
+@operator("LRN", parameters=LRNParameters, check=_check_lrn, dtypes=(FLOAT32,))
 def _lrn(params: LRNParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     name = w.node("LRN", inputs, alpha=params.alpha, beta=params.beta, bias=params.knorm, size=params.nsize)
     return [name]

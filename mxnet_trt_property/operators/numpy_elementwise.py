@@ -12,24 +12,17 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.binary import (
-    COMPARISONS,
-    EXACT,
-    FLOATING,
-    Binary,
-    compare,
-    mod,
-    power_by_constant,
-    scalar_fits,
-    swapped,
-    truth,
+from mxnet_trt_property.operators.binary import COMPARISONS, EXACT, FLOATING, Binary, compare, mod, swapped, truth
+from mxnet_trt_property.operators.common import ELEMENTS, INT32, INTS, NUMBERS, check_dtype, dtype_of, scalar_fits
+from mxnet_trt_property.operators.elementwise import (
+    ScalarParameters,
+    check_scalar,
+    of_tensors,
+    power_scalar,
+    with_scalar,
 )
-from mxnet_trt_property.operators.common import BOOL, INTS, NUMBERS, dtype_of
-from mxnet_trt_property.operators.elementwise import ScalarParameters, check_scalar
 from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator, reason
-from mxnet_trt_property.operators.unary import EXACT_FUNCTIONS, FUNCTIONS, Function
-
-_ALL = (*NUMBERS, BOOL)
+from mxnet_trt_property.operators.unary import EXACT_FUNCTIONS, FUNCTIONS, of_function
 
 _UNARY_NAMES = {"absolute": "abs"} | {
     name: name
@@ -40,21 +33,14 @@ _UNARY_NAMES = {"absolute": "abs"} | {
 }
 
 
-def _unary(function: Function) -> Emit:
-    def emit(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-        return [function(inputs[0], dtype_of(node.inputs[0]), w)]
-
-    return emit
-
-
 for _name, _base in _UNARY_NAMES.items():
     _dtypes = NUMBERS if _base in EXACT_FUNCTIONS else FLOATS
-    operator(f"_npi_{_name}", dtypes=_dtypes, zero_dim=True)(_unary(FUNCTIONS[_base]))
+    operator(f"_npi_{_name}", dtypes=_dtypes, zero_dim=True)(of_function(FUNCTIONS[_base]))
 for _name in ("relu", "sigmoid"):
-    operator(f"_npx_{_name}", zero_dim=True)(_unary(FUNCTIONS[_name]))
+    operator(f"_npx_{_name}", zero_dim=True)(of_function(FUNCTIONS[_name]))
 
 
-@operator("_npi_logical_not", dtypes=_ALL, zero_dim=True)
+@operator("_npi_logical_not", dtypes=ELEMENTS, zero_dim=True)
 def _logical_not(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("Not", [truth(inputs[0], dtype_of(node.inputs[0]), w)])]
 
@@ -81,36 +67,8 @@ def _isinf(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWri
 
 def _check_result(params: Parameters, node: NodeInfo) -> Optional[str]:
     """Returns why a result is refused whose dtype comes out of those of the operands."""
-    found = node.outputs[0].dtype if node.outputs else None
-    if found is None:
-        return None
     name = node.op.replace("_npi_", "").split("_scalar")[0]
-    allowed = _RESULTS[name]
-    if found in allowed:
-        return None
-    return reason("dtype of the result", found=found.name, required=" or ".join(d.name for d in allowed))
-
-
-def _cast_to(name: str, found: np.dtype[Any], wanted: np.dtype[Any], w: OnnxWriter) -> str:
-    return name if found == wanted else w.cast(name, wanted)
-
-
-def _of_tensors(function: Binary) -> Emit:
-    def emit(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-        dtype = dtype_of(node.outputs[0])
-        sides = [_cast_to(name, dtype_of(tensor), dtype, w) for name, tensor in zip(inputs, node.inputs)]
-        return [function(sides[0], sides[1], dtype, w)]
-
-    return emit
-
-
-def _with_scalar(function: Binary) -> Emit:
-    def emit(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-        dtype = dtype_of(node.outputs[0])
-        data = _cast_to(inputs[0], dtype_of(node.inputs[0]), dtype, w)
-        return [function(data, w.scalar(params.scalar, dtype), dtype, w)]
-
-    return emit
+    return check_dtype("the result", node.outputs[0], _RESULTS[name]) if node.outputs else None
 
 
 def _check_scalar(params: ScalarParameters, node: NodeInfo) -> Optional[str]:
@@ -128,31 +86,29 @@ _ARITHMETIC: dict[str, tuple[Binary, tuple[np.dtype[Any], ...]]] = {
     "multiply": (EXACT["mul"], NUMBERS),
     "true_divide": (FLOATING["div"], FLOATS),
     "power": (FLOATING["power"], FLOATS),
-    "mod": (mod, (*FLOATS, np.dtype("int32"))),
+    "mod": (mod, (*FLOATS, INT32)),
 }
 _REVERSED = ("subtract", "true_divide", "power", "mod")
 _RESULTS = {name: dtypes for name, (_, dtypes) in _ARITHMETIC.items()}
 _RESULTS |= {f"r{name}": _RESULTS[name] for name in _REVERSED}
 
 for _name, (_function, _) in _ARITHMETIC.items():
-    operator(f"_npi_{_name}", check=_check_result, dtypes=_ALL, zero_dim=True)(_of_tensors(_function))
+    operator(f"_npi_{_name}", check=_check_result, dtypes=ELEMENTS, zero_dim=True)(of_tensors(_function))
     _scalars = {f"_npi_{_name}_scalar": _function}
     if _name in _REVERSED:
         _scalars[f"_npi_r{_name}_scalar"] = swapped(_function)
     if _name == "power":
         del _scalars["_npi_power_scalar"]
     for _scalar_name, _scalar_function in _scalars.items():
-        operator(_scalar_name, parameters=ScalarParameters, check=_check_scalar, dtypes=_ALL, zero_dim=True)(
-            _with_scalar(_scalar_function)
+        operator(_scalar_name, parameters=ScalarParameters, check=_check_scalar, dtypes=ELEMENTS, zero_dim=True)(
+            with_scalar(_scalar_function)
         )
 
 
-@operator("_npi_power_scalar", parameters=ScalarParameters, check=_check_scalar, dtypes=_ALL, zero_dim=True)
-def _power_scalar(params: ScalarParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return [power_by_constant(inputs[0], params.scalar, dtype_of(node.inputs[0]), w)]
-
-
-operator("_npi_hypot", zero_dim=True)(_of_tensors(FLOATING["hypot"]))
+operator("_npi_power_scalar", parameters=ScalarParameters, check=_check_scalar, dtypes=ELEMENTS, zero_dim=True)(
+    power_scalar
+)
+operator("_npi_hypot", zero_dim=True)(of_tensors(FLOATING["hypot"]))
 
 # NumPy's names of two of the comparisons are shorter.
 _COMPARISON_NAMES = {kind: kind.replace("lesser", "less") for kind in COMPARISONS}
@@ -201,15 +157,13 @@ def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
     numbers = [value for value in vars(params).values() if isinstance(value, float)]
     if found in INTS and any(value != int(value) or not scalar_fits(value, found) for value in numbers):
         return reason("scalar", found=numbers, required=f"whole numbers in the range of {found}")
-    if found is not None and found not in NUMBERS:
-        return reason("dtype of the values", found=found.name, required=" or ".join(d.name for d in NUMBERS))
-    return None
+    return check_dtype("the values", node.outputs[0], NUMBERS)
 
 
-@operator("_npi_where", check=_check_where, dtypes=_ALL, zero_dim=True)
-@operator("_npi_where_lscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=_ALL, zero_dim=True)
-@operator("_npi_where_rscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=_ALL, zero_dim=True)
-@operator("_npi_where_scalar2", parameters=WhereScalarsParameters, check=_check_where, dtypes=_ALL, zero_dim=True)
+@operator("_npi_where", check=_check_where, dtypes=ELEMENTS, zero_dim=True)
+@operator("_npi_where_lscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=ELEMENTS, zero_dim=True)
+@operator("_npi_where_rscalar", parameters=WhereScalarParameters, check=_check_where, dtypes=ELEMENTS, zero_dim=True)
+@operator("_npi_where_scalar2", parameters=WhereScalarsParameters, check=_check_where, dtypes=ELEMENTS, zero_dim=True)
 def _where(params: Any, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     dtype = dtype_of(node.outputs[0])
     if isinstance(params, WhereScalarsParameters):

@@ -9,8 +9,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.binary import scalar_fits
-from mxnet_trt_property.operators.common import INTS, NUMBERS, dtype_of, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INTS, NUMBERS, dtype_of, scalar_fits, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
 
 _IGNORED = Parameters.IGNORED | {"ctx", "dtype"}
@@ -80,7 +79,7 @@ def _check_range(params: RangeParameters, node: NodeInfo) -> Optional[str]:
     shape, dtype = node.outputs[0].shape, node.outputs[0].dtype
     if shape is not None and shape[0] > _LARGEST:
         return reason("number of elements", found=shape[0], required=f"at most {_LARGEST}")
-    if dtype is not None and dtype not in (np.dtype("float32"), *INTS):
+    if dtype is not None and dtype not in (FLOAT32, *INTS):
         return reason("dtype of the result", found=dtype.name, required="float32 or int32 or int64")
     return None
 

@@ -13,10 +13,10 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import BOOL, NUMBERS, dtype_of, free_batch, positive, shape_of
+from mxnet_trt_property.operators.common import ELEMENTS, NUMBERS, dtype_of, free_batch, positive, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
-
-_ALL = (*NUMBERS, BOOL)
+from mxnet_trt_property.operators.shape import StackParameters, stack
+from mxnet_trt_property.operators.slicing import ReverseParameters, reverse
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def _check_order(params: ReshapeParameters, node: NodeInfo) -> Optional[str]:
     return None if params.order == "C" else reason("order", found=params.order, required="C")
 
 
-@operator("_np_reshape", parameters=ReshapeParameters, check=_check_order, dtypes=_ALL, zero_dim=True)
-@operator("_npx_reshape", parameters=ExtendedReshapeParameters, check=_check_order, dtypes=_ALL, zero_dim=True)
+@operator("_np_reshape", parameters=ReshapeParameters, check=_check_order, dtypes=ELEMENTS, zero_dim=True)
+@operator("_npx_reshape", parameters=ExtendedReshapeParameters, check=_check_order, dtypes=ELEMENTS, zero_dim=True)
 def _reshape(params: ReshapeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     target = list(shape_of(node.outputs[0]))
     # -2 copies the first axis and -4 all of them: the batch size stays open. So it does where it is what remains.
@@ -59,7 +59,7 @@ class TransposeParameters(Parameters):
     axes: Optional[tuple[int, ...]] = None
 
 
-@operator("_np_transpose", parameters=TransposeParameters, dtypes=_ALL, zero_dim=True)
+@operator("_np_transpose", parameters=TransposeParameters, dtypes=ELEMENTS, zero_dim=True)
 def _transpose(params: TransposeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     ndim = len(shape_of(node.inputs[0]))
     axes = [positive(a, ndim) for a in params.axes or ()] or list(range(ndim))[::-1]
@@ -74,7 +74,7 @@ class MoveAxisParameters(Parameters):
     destination: tuple[int, ...]
 
 
-@operator("_np_moveaxis", parameters=MoveAxisParameters, dtypes=_ALL)
+@operator("_np_moveaxis", parameters=MoveAxisParameters, dtypes=ELEMENTS)
 def _moveaxis(params: MoveAxisParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.inputs[0])
     # The axes' own numbers, moved the same way.
@@ -89,7 +89,7 @@ class SqueezeParameters(Parameters):
     axis: Optional[tuple[int, ...]] = None
 
 
-@operator("_np_squeeze", parameters=SqueezeParameters, dtypes=_ALL, zero_dim=True)
+@operator("_np_squeeze", parameters=SqueezeParameters, dtypes=ELEMENTS, zero_dim=True)
 def _squeeze(params: SqueezeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.inputs[0])
     axes = [i for i, size in enumerate(shape) if size == 1]
@@ -98,7 +98,7 @@ def _squeeze(params: SqueezeParameters, node: NodeInfo, inputs: Sequence[str], w
     return [w.squeeze(inputs[0], axes) if axes else inputs[0]]
 
 
-@operator("_np_copy", dtypes=_ALL, zero_dim=True)
+@operator("_np_copy", dtypes=ELEMENTS, zero_dim=True)
 def _copy(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [inputs[0]]
 
@@ -116,23 +116,12 @@ def _check_concatenate(params: ConcatenateParameters, node: NodeInfo) -> Optiona
     return reason("axis", found=None, required="a number") if params.axis is None else None
 
 
-@operator("_npi_concatenate", parameters=ConcatenateParameters, check=_check_concatenate, dtypes=_ALL)
+@operator("_npi_concatenate", parameters=ConcatenateParameters, check=_check_concatenate, dtypes=ELEMENTS)
 def _concatenate(params: ConcatenateParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.node("Concat", inputs, axis=params.axis)]
 
 
-@dataclass(frozen=True)
-class StackParameters(Parameters):
-    """Parameters of _npi_stack."""
-
-    num_args: int
-    axis: int = 0
-
-
-@operator("_npi_stack", parameters=StackParameters, dtypes=_ALL, zero_dim=True)
-def _stack(params: StackParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    axis = positive(params.axis, len(shape_of(node.outputs[0])))
-    return [w.node("Concat", [w.unsqueeze(name, (axis,)) for name in inputs], axis=axis)]
+operator("_npi_stack", parameters=StackParameters, dtypes=ELEMENTS, zero_dim=True)(stack)
 
 
 @dataclass(frozen=True)
@@ -151,12 +140,12 @@ def _joined(
     return [w.node("Concat", parts, axis=axis)]
 
 
-@operator("_npi_vstack", parameters=RowsParameters, dtypes=_ALL, zero_dim=True)
+@operator("_npi_vstack", parameters=RowsParameters, dtypes=ELEMENTS, zero_dim=True)
 def _vstack(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return _joined(node, inputs, 0, lambda shape: (1,) * (2 - len(shape)) + shape, w)
 
 
-@operator("_npi_column_stack", parameters=RowsParameters, dtypes=_ALL, zero_dim=True)
+@operator("_npi_column_stack", parameters=RowsParameters, dtypes=ELEMENTS, zero_dim=True)
 def _column_stack(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return _joined(node, inputs, 1, lambda shape: shape + (1,) * (2 - len(shape)), w)
 
@@ -168,24 +157,13 @@ class BroadcastParameters(Parameters):
     shape: tuple[int, ...] = ()
 
 
-@operator("_npi_broadcast_to", parameters=BroadcastParameters, dtypes=_ALL, zero_dim=True)
+@operator("_npi_broadcast_to", parameters=BroadcastParameters, dtypes=ELEMENTS, zero_dim=True)
 def _broadcast_to(params: BroadcastParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.outputs[0])
     return [w.node("Expand", [inputs[0], w.ints(shape)]) if shape else inputs[0]]
 
 
-@dataclass(frozen=True)
-class FlipParameters(Parameters):
-    """Parameters of _npi_flip."""
-
-    axis: tuple[int, ...]
-
-
-@operator("_npi_flip", parameters=FlipParameters, dtypes=_ALL)
-def _flip(params: FlipParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    shape = shape_of(node.inputs[0])
-    axes = [positive(a, len(shape)) for a in params.axis]
-    return [w.slice(inputs[0], axes, [-1] * len(axes), [-shape[a] - 1 for a in axes], [-1] * len(axes))]
+operator("_npi_flip", parameters=ReverseParameters, dtypes=ELEMENTS)(reverse)
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,23 @@ from dataclasses import dataclass
 from math import prod
 from typing import Optional
 
-import numpy as np
-
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, INTS, NUMBERS, check_dtype, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import (
+    FLOAT32,
+    INT64,
+    INTS,
+    LARGEST_TOPK,
+    NUMBERS,
+    check_dtype,
+    dtype_of,
+    positive,
+    recast,
+    shape_of,
+)
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 # MXNet's CPU sorts no float16, and ONNX Runtime has no cumulative sums of it.
-_TYPES = (*FLOAT32, *INTS)
-
-# TensorRT's limit for the number of elements that a TopK returns.
-_LARGEST_COUNT = 3840
+_TYPES = (FLOAT32, *INTS)
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ def _check(params: SortParameters, node: NodeInfo) -> Optional[str]:
     if shape is None:
         return needs_shape("number of elements")
     wanted = params.k if isinstance(params, TopKParameters) and params.k > 0 else _count(params.axis, shape)
-    if wanted > _LARGEST_COUNT:
-        return reason("number of sorted elements", found=wanted, required=f"at most {_LARGEST_COUNT}")
+    if wanted > LARGEST_TOPK:
+        return reason("number of sorted elements", found=wanted, required=f"at most {LARGEST_TOPK}")
     return next((text for text in (check_dtype("the output", t, NUMBERS) for t in node.outputs) if text), None)
 
 
@@ -129,6 +135,5 @@ def _cumsum(params: CumsumParameters, node: NodeInfo, inputs: Sequence[str], w: 
     data, dtype = inputs[0], dtype_of(node.outputs[0])
     if params.axis is None:
         data = w.reshape(data, (-1,))
-    if dtype != dtype_of(node.inputs[0]):
-        data = w.cast(data, dtype)
-    return [w.node("CumSum", [data, w.scalar(params.axis or 0, np.dtype("int64"))])]
+    data = recast(data, dtype_of(node.inputs[0]), dtype, w)
+    return [w.node("CumSum", [data, w.scalar(params.axis or 0, INT64)])]

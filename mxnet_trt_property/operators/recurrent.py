@@ -116,7 +116,7 @@ class _Packed:
 
 
 # MXNet's CPU has these for float32 only.
-@operator("RNN", parameters=RNNParameters, check=_check_rnn, weights=(1,), dtypes=FLOAT32)
+@operator("RNN", parameters=RNNParameters, check=_check_rnn, weights=(1,), dtypes=(FLOAT32,))
 def _rnn(params: RNNParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     data, packed, *states = inputs
     mode, directions = _MODES[params.mode], params.directions

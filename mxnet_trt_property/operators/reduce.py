@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import FLOAT32, INT64, dtype_of, positive, recast, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
 _REDUCTIONS = {
@@ -81,7 +81,7 @@ def _reduce_numbers(params: ReduceParameters, node: NodeInfo, inputs: Sequence[s
 
 @dataclass(frozen=True)
 class ArgParameters(Parameters):
-    """Parameters of argmax and argmin; without an axis the input counts as flat."""
+    """Parameters of argmax, argmin and their NumPy twins; without an axis the input counts as flat."""
 
     axis: Optional[int] = None
     keepdims: bool = False
@@ -89,14 +89,14 @@ class ArgParameters(Parameters):
 
 @operator("argmax", parameters=ArgParameters)
 @operator("argmin", parameters=ArgParameters)
-def _arg(params: ArgParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+def arg(params: ArgParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    """Writes the places of the largest or smallest elements, in the dtype of the output: mx.sym's are floats."""
     data, axis = inputs[0], params.axis
     # TensorRT searches in tensors of two axes or more.
-    if axis is None or len(shape_of(node.inputs[0])) == 1:
+    if axis is None or len(shape_of(node.inputs[0])) < 2:
         data, axis = w.reshape(data, (1, -1)), 1
-    found = w.node("ArgMax" if node.op == "argmax" else "ArgMin", [data], axis=axis, keepdims=1)
-    # MXNet's indices are floats.
-    return [w.reshape(w.cast(found, dtype_of(node.outputs[0])), shape_of(node.outputs[0]))]
+    found = w.node("ArgMax" if node.op.endswith("argmax") else "ArgMin", [data], axis=axis, keepdims=1)
+    return [w.reshape(recast(found, INT64, dtype_of(node.outputs[0]), w), shape_of(node.outputs[0]))]
 
 
 @operator("argmax_channel")
@@ -126,7 +126,7 @@ def _check_moments(params: MomentsParameters, node: NodeInfo) -> Optional[str]:
     return None
 
 
-@operator("moments", parameters=MomentsParameters, check=_check_moments, dtypes=FLOAT32)
+@operator("moments", parameters=MomentsParameters, check=_check_moments, dtypes=(FLOAT32,))
 def _moments(params: MomentsParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     axes = [positive(a, len(shape_of(node.inputs[0]))) for a in params.axes or ()]
     mean = w.reduce("ReduceMean", inputs[0], axes, keepdims=True)

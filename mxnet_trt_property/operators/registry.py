@@ -110,7 +110,6 @@ class NodeInfo:
     op: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    attrs: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def reason(what: str, *, found: object, required: object) -> str:

@@ -16,9 +16,10 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import FLOAT32, shape_of
-from mxnet_trt_property.operators.interpolation import FLOAT, INT32, both, pixel_table, sample
+from mxnet_trt_property.operators.common import FLOAT32, INT32, shape_of
+from mxnet_trt_property.operators.interpolation import all_of, pixel_table, sample
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
+from mxnet_trt_property.operators.unary import FUNCTIONS
 
 # More rows of the table of maxima than this are not addressed by int32 and do not fit a GPU's memory.
 _MOST_ELEMENTS = 2**29
@@ -52,10 +53,10 @@ def _image(rois: str, count: int, w: OnnxWriter) -> tuple[str, str]:
     """Returns the image of each region, int32 and within the batch, and whether it exists: (regions, 1) each."""
     # MXNet cuts the fraction off: between -1 and 0 is the first image.
     number = _column(rois, 0, w)
-    exists = both(
-        [w.node("Greater", [number, w.scalar(-1, FLOAT)]), w.node("Less", [number, w.scalar(count, FLOAT)])], w
+    exists = all_of(
+        [w.node("Greater", [number, w.scalar(-1, FLOAT32)]), w.node("Less", [number, w.scalar(count, FLOAT32)])], w
     )
-    return w.cast(w.node("Where", [exists, number, w.scalar(0, FLOAT)]), INT32), exists
+    return w.cast(w.node("Where", [exists, number, w.scalar(0, FLOAT32)]), INT32), exists
 
 
 def _check_align(params: ROIAlignParameters, node: NodeInfo) -> Optional[str]:
@@ -66,7 +67,7 @@ def _check_align(params: ROIAlignParameters, node: NodeInfo) -> Optional[str]:
 
 
 # MXNet computes places in the dtype of the data, and in float16 they are too coarse to compare.
-@operator("_contrib_ROIAlign", parameters=ROIAlignParameters, check=_check_align, dtypes=FLOAT32)
+@operator("_contrib_ROIAlign", parameters=ROIAlignParameters, check=_check_align, dtypes=(FLOAT32,))
 def _roi_align(params: ROIAlignParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     data, rois = inputs
     (batch, channels, *sizes), count = shape_of(node.inputs[0]), shape_of(node.inputs[1])[0]
@@ -78,7 +79,7 @@ def _roi_align(params: ROIAlignParameters, node: NodeInfo, inputs: Sequence[str]
     x, x_inside = _sample_places(params, rois, 1, sizes[1], w)
     y, y_inside = (w.unsqueeze(part, [2]) for part in (y, y_inside))
     x, x_inside, image, exists = (w.unsqueeze(part, [1]) for part in (x, x_inside, image, exists))
-    weight = w.cast(both([exists, y_inside, x_inside], w), FLOAT)
+    weight = w.cast(all_of([exists, y_inside, x_inside], w), FLOAT32)
     groups = prod(params.pooled_size) if params.position_sensitive else 1
     if params.position_sensitive:
         # The bin is the faster index of the channels.
@@ -92,7 +93,7 @@ def _roi_align(params: ROIAlignParameters, node: NodeInfo, inputs: Sequence[str]
     found = sample(table, first, y, x, (sizes[0], sizes[1]), weight, w)
     cells = w.reshape(found, (count, rows, samples, columns, samples, channels // groups))
     total = w.reduce("ReduceSum", cells, (2, 4), keepdims=False)
-    return [w.transpose(w.node("Div", [total, w.scalar(samples**2, FLOAT)]), (0, 3, 1, 2))]
+    return [w.transpose(w.node("Div", [total, w.scalar(samples**2, FLOAT32)]), (0, 3, 1, 2))]
 
 
 def _sample_places(params: ROIAlignParameters, rois: str, axis: int, size: int, w: OnnxWriter) -> tuple[str, str]:
@@ -102,31 +103,31 @@ def _sample_places(params: ROIAlignParameters, rois: str, axis: int, size: int, 
     """
     start, end = (w.node("Mul", [_column(rois, 2 - axis + far, w), _scale(params, w)]) for far in (0, 2))
     if params.aligned:
-        start, end = (w.node("Sub", [edge, w.scalar(0.5, FLOAT)]) for edge in (start, end))
+        start, end = (w.node("Sub", [edge, w.scalar(0.5, FLOAT32)]) for edge in (start, end))
     extent = w.node("Sub", [end, start])
     if not params.aligned:
-        extent = w.node("Max", [extent, w.scalar(1, FLOAT)])
+        extent = w.node("Max", [extent, w.scalar(1, FLOAT32)])
     bins, samples = params.pooled_size[axis], params.sample_ratio
-    width = w.node("Div", [extent, w.scalar(bins, FLOAT)])
-    number = np.arange(bins).repeat(samples).astype(FLOAT)
-    middle = np.tile(np.arange(samples) + 0.5, bins).astype(FLOAT)
+    width = w.node("Div", [extent, w.scalar(bins, FLOAT32)])
+    number = np.arange(bins).repeat(samples).astype(FLOAT32)
+    middle = np.tile(np.arange(samples) + 0.5, bins).astype(FLOAT32)
     bin_start = w.node("Add", [start, w.node("Mul", [width, w.constant(number)])])
-    step = w.node("Div", [w.node("Mul", [width, w.constant(middle)]), w.scalar(samples, FLOAT)])
+    step = w.node("Div", [w.node("Mul", [width, w.constant(middle)]), w.scalar(samples, FLOAT32)])
     place = w.node("Add", [bin_start, step])
-    inside = both(
+    inside = all_of(
         [
-            w.node("GreaterOrEqual", [place, w.scalar(-1, FLOAT)]),
-            w.node("LessOrEqual", [place, w.scalar(size, FLOAT)]),
+            w.node("GreaterOrEqual", [place, w.scalar(-1, FLOAT32)]),
+            w.node("LessOrEqual", [place, w.scalar(size, FLOAT32)]),
         ],
         w,
     )
     # What is outside is multiplied by 0 and must not be fetched.
-    clipped = w.node("Max", [place, w.scalar(0, FLOAT)])
-    return w.node("Where", [inside, clipped, w.scalar(0, FLOAT)]), inside
+    clipped = w.node("Max", [place, w.scalar(0, FLOAT32)])
+    return w.node("Where", [inside, clipped, w.scalar(0, FLOAT32)]), inside
 
 
 def _scale(params: ROIAlignParameters, w: OnnxWriter) -> str:
-    return w.scalar(params.spatial_scale, FLOAT)
+    return w.scalar(params.spatial_scale, FLOAT32)
 
 
 def _levels(size: int) -> int:
@@ -144,7 +145,7 @@ def _check_pooling(params: ROIPoolingParameters, node: NodeInfo) -> Optional[str
     return None
 
 
-@operator("ROIPooling", parameters=ROIPoolingParameters, check=_check_pooling, dtypes=FLOAT32)
+@operator("ROIPooling", parameters=ROIPoolingParameters, check=_check_pooling, dtypes=(FLOAT32,))
 def _roi_pooling(params: ROIPoolingParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     """Looks the maximum of each bin up in a table of the maxima of all squares whose sides are powers of two.
 
@@ -172,8 +173,8 @@ def _roi_pooling(params: ROIPoolingParameters, node: NodeInfo, inputs: Sequence[
         for x in (left, right):
             corners.append(w.node("Gather", [table, w.node("Add", [start, x])], axis=0))
     found = w.node("Max", corners)
-    is_filled = w.unsqueeze(both([exists, has_rows, has_columns], w), [-1])
-    return [w.transpose(w.node("Where", [is_filled, found, w.scalar(0, FLOAT)]), (0, 3, 1, 2))]
+    is_filled = w.unsqueeze(all_of([exists, has_rows, has_columns], w), [-1])
+    return [w.transpose(w.node("Where", [is_filled, found, w.scalar(0, FLOAT32)]), (0, 3, 1, 2))]
 
 
 def _maxima(data: str, node: NodeInfo, w: OnnxWriter) -> str:
@@ -183,7 +184,7 @@ def _maxima(data: str, node: NodeInfo, w: OnnxWriter) -> str:
     there are fewer, and those are not looked up.
     """
     batch, channels, height, width = shape_of(node.inputs[0])
-    lowest = w.scalar(float(np.finfo(FLOAT).min), FLOAT)
+    lowest = w.scalar(float(np.finfo(FLOAT32).min), FLOAT32)
     # MXNet starts with this number and takes what is greater: so it never takes NaN.
     clean = w.node("Where", [w.node("Greater", [data, lowest]), data, lowest])
     tables = []
@@ -208,38 +209,31 @@ def _bins(params: ROIPoolingParameters, rois: str, axis: int, size: int, w: Onnx
 
     All are (regions, bins), the first three int32. The order of the operations is MXNet's.
     """
-    zero, one, last = w.scalar(0, FLOAT), w.scalar(1, FLOAT), w.scalar(size, FLOAT)
-    scale = w.scalar(params.spatial_scale, FLOAT)
-    start, end = (_round(w.node("Mul", [_column(rois, 2 - axis + far, w), scale]), w) for far in (0, 2))
+    zero, one, last = w.scalar(0, FLOAT32), w.scalar(1, FLOAT32), w.scalar(size, FLOAT32)
+    scale = w.scalar(params.spatial_scale, FLOAT32)
+    start, end = (
+        FUNCTIONS["round"](w.node("Mul", [_column(rois, 2 - axis + far, w), scale]), FLOAT32, w) for far in (0, 2)
+    )
     # What is no pixel number in C, not a number above all, is no region: nothing outside the table may be looked up.
-    is_region = both([w.node("Less", [w.node("Abs", [edge]), w.scalar(2**24, FLOAT)]) for edge in (start, end)], w)
+    is_region = all_of([w.node("Less", [w.node("Abs", [edge]), w.scalar(2**24, FLOAT32)]) for edge in (start, end)], w)
     start, end = (w.node("Where", [is_region, edge, zero]) for edge in (start, end))
     extent = w.node("Max", [w.node("Add", [w.node("Sub", [end, start]), one]), one])
     count = params.pooled_size[axis]
-    bin_size = w.node("Div", [extent, w.scalar(count, FLOAT)])
+    bin_size = w.node("Div", [extent, w.scalar(count, FLOAT32)])
     edges = []
     for number, rounding in ((np.arange(count), "Floor"), (np.arange(count) + 1, "Ceil")):
-        edge = w.node(rounding, [w.node("Mul", [bin_size, w.constant(number.astype(FLOAT))])])
+        edge = w.node(rounding, [w.node("Mul", [bin_size, w.constant(number.astype(FLOAT32))])])
         edges.append(w.node("Min", [w.node("Max", [w.node("Add", [edge, start]), zero]), last]))
     first, after = edges
     length = w.node("Sub", [after, first])
-    has_pixels = both([is_region, w.node("Greater", [length, zero])], w)
+    has_pixels = all_of([is_region, w.node("Greater", [length, zero])], w)
     level = w.node("Mul", [length, zero])
     for power in range(1, _levels(size)):
-        fits = w.node("GreaterOrEqual", [length, w.scalar(2**power, FLOAT)])
-        level = w.node("Add", [level, w.cast(fits, FLOAT)])
+        fits = w.node("GreaterOrEqual", [length, w.scalar(2**power, FLOAT32)])
+        level = w.node("Add", [level, w.cast(fits, FLOAT32)])
     level = w.cast(level, INT32)
-    window = w.node("Gather", [w.constant(2.0 ** np.arange(_levels(size), dtype=FLOAT)), level], axis=0)
+    window = w.node("Gather", [w.constant(2.0 ** np.arange(_levels(size), dtype=FLOAT32)), level], axis=0)
     # A bin without pixels may start or end anywhere that exists.
     second = w.node("Max", [w.node("Sub", [after, window]), zero])
-    first = w.node("Min", [first, w.scalar(size - 1, FLOAT)])
+    first = w.node("Min", [first, w.scalar(size - 1, FLOAT32)])
     return w.cast(first, INT32), w.cast(second, INT32), level, has_pixels
-
-
-def _round(value: str, w: OnnxWriter) -> str:
-    """Rounds halves away from zero, as C does; ONNX's Round goes to the even one."""
-    magnitude = w.node("Abs", [value])
-    whole = w.node("Floor", [magnitude])
-    # Adding 0.5 first would round the number before 0.5 up.
-    is_half = w.node("GreaterOrEqual", [w.node("Sub", [magnitude, whole]), w.scalar(0.5, FLOAT)])
-    return w.node("Mul", [w.node("Sign", [value]), w.node("Add", [whole, w.cast(is_half, FLOAT)])])

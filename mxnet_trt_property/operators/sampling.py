@@ -16,8 +16,6 @@ from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.common import FLOAT32, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator, reason
 
-FLOAT = np.dtype("float32")
-
 
 @dataclass(frozen=True)
 class GridGeneratorParameters(Parameters):
@@ -51,7 +49,7 @@ def _check_generator(params: GridGeneratorParameters, node: NodeInfo) -> Optiona
 
 
 # MXNet has these operators for float32 only, but for the sampler, whose places in float16 are too coarse to compare.
-@operator("GridGenerator", parameters=GridGeneratorParameters, check=_check_generator, dtypes=FLOAT32)
+@operator("GridGenerator", parameters=GridGeneratorParameters, check=_check_generator, dtypes=(FLOAT32,))
 def _grid_generator(
     params: GridGeneratorParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -59,9 +57,9 @@ def _grid_generator(
         return [_affine(inputs[0], shape_of(node.outputs[0]), w)]
     height, width = shape_of(node.inputs[0])[2:]
     rows, columns = np.indices((height, width))
-    moved = w.node("Add", [inputs[0], w.constant(np.stack([columns, rows]).astype(FLOAT))])
-    halves = np.array([(width - 1) / 2, (height - 1) / 2], FLOAT).reshape(1, 2, 1, 1)
-    return [w.node("Sub", [w.node("Div", [moved, w.constant(halves)]), w.scalar(1, FLOAT)])]
+    moved = w.node("Add", [inputs[0], w.constant(np.stack([columns, rows]).astype(FLOAT32))])
+    halves = np.array([(width - 1) / 2, (height - 1) / 2], FLOAT32).reshape(1, 2, 1, 1)
+    return [w.node("Sub", [w.node("Div", [moved, w.constant(halves)]), w.scalar(1, FLOAT32)])]
 
 
 def _affine(matrix: str, shape: Sequence[int], w: OnnxWriter) -> str:
@@ -69,7 +67,7 @@ def _affine(matrix: str, shape: Sequence[int], w: OnnxWriter) -> str:
     batch, _, height, width = shape
     rows, columns = np.indices((height, width))
     regular = np.stack([columns * 2 / (width - 1) - 1, rows * 2 / (height - 1) - 1, np.ones_like(rows)])
-    points = w.constant(regular.reshape(3, -1).astype(FLOAT))
+    points = w.constant(regular.reshape(3, -1).astype(FLOAT32))
     return w.reshape(w.node("MatMul", [w.reshape(matrix, (batch, 2, 3)), points]), (batch, 2, height, width))
 
 
@@ -78,7 +76,7 @@ def _sample(data: str, grid: str, w: OnnxWriter) -> str:
     return w.node("GridSample", [data, last], mode="bilinear", padding_mode="zeros", align_corners=1)
 
 
-@operator("BilinearSampler", dtypes=FLOAT32)
+@operator("BilinearSampler", dtypes=(FLOAT32,))
 def _bilinear_sampler(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [_sample(inputs[0], inputs[1], w)]
 
@@ -87,7 +85,7 @@ def _check_transformer(params: SpatialTransformerParameters, node: NodeInfo) -> 
     return _check_sizes(params.target_shape)
 
 
-@operator("SpatialTransformer", parameters=SpatialTransformerParameters, check=_check_transformer, dtypes=FLOAT32)
+@operator("SpatialTransformer", parameters=SpatialTransformerParameters, check=_check_transformer, dtypes=(FLOAT32,))
 def _spatial_transformer(
     params: SpatialTransformerParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:
@@ -108,7 +106,7 @@ class CorrelationParameters(Parameters):
     is_multiply: bool = True
 
 
-@operator("Correlation", parameters=CorrelationParameters, dtypes=FLOAT32)
+@operator("Correlation", parameters=CorrelationParameters, dtypes=(FLOAT32,))
 def _correlation(params: CorrelationParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     """Correlates a row of displacements at a time, which bounds both the count of nodes and the memory."""
     pads = [0, 0, params.pad_size, params.pad_size]

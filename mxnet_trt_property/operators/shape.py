@@ -10,7 +10,16 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import ELEMENTS, NUMBERS, UINT8, dtype_of, free_batch, positive, shape_of
+from mxnet_trt_property.operators.common import (
+    ELEMENTS,
+    NUMBERS,
+    UINT8,
+    dtype_of,
+    free_batch,
+    positive,
+    recast,
+    shape_of,
+)
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
 
 
@@ -29,14 +38,15 @@ def _concat(params: ConcatParameters, node: NodeInfo, inputs: Sequence[str], w: 
 
 @dataclass(frozen=True)
 class StackParameters(Parameters):
-    """Parameters of stack."""
+    """Parameters of stack and _npi_stack."""
 
     num_args: int
     axis: int = 0
 
 
 @operator("stack", parameters=StackParameters, dtypes=ELEMENTS)
-def _stack(params: StackParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+def stack(params: StackParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    """Joins the inputs along a new axis."""
     axis = positive(params.axis, len(shape_of(node.outputs[0])))
     return [w.node("Concat", [w.unsqueeze(name, (axis,)) for name in inputs], axis=axis)]
 
@@ -172,7 +182,7 @@ def _check_cast(params: CastParameters, node: NodeInfo) -> Optional[str]:
 
 
 # TensorRT has uint8 for what is fed only, and no other operator here takes or gives any.
-@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=ELEMENTS + UINT8, zero_dim=True)
+@operator("Cast", parameters=CastParameters, check=_check_cast, dtypes=(*ELEMENTS, UINT8), zero_dim=True)
 @operator("amp_cast", parameters=CastParameters, check=_check_cast, zero_dim=True)
 def _cast(params: CastParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     return [w.cast(inputs[0], np.dtype(params.dtype))]
@@ -196,7 +206,7 @@ def _check_multicast(params: MulticastParameters, node: NodeInfo) -> Optional[st
 @operator("amp_multicast", parameters=MulticastParameters, check=_check_multicast)
 def _amp_multicast(params: MulticastParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     pairs = zip(inputs, node.inputs, node.outputs)
-    return [name if dtype_of(a) == dtype_of(b) else w.cast(name, dtype_of(b)) for name, a, b in pairs]
+    return [recast(name, dtype_of(before), dtype_of(after), w) for name, before, after in pairs]
 
 
 @dataclass(frozen=True)

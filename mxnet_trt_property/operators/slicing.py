@@ -137,13 +137,14 @@ def _crop(params: CropParameters, node: NodeInfo, inputs: Sequence[str], w: Onnx
 
 @dataclass(frozen=True)
 class ReverseParameters(Parameters):
-    """Parameters of reverse."""
+    """Parameters of reverse and _npi_flip."""
 
     axis: tuple[int, ...]
 
 
 @operator("reverse", parameters=ReverseParameters, dtypes=NUMBERS)
-def _reverse(params: ReverseParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+def reverse(params: ReverseParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
+    """Reverses the order along axes."""
     sizes = shape_of(node.inputs[0])
     axes = [positive(a, len(sizes)) for a in params.axis]
     ends = [-sizes[a] - 1 for a in axes]

@@ -10,7 +10,7 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import NUMBERS, check_dtype, dtype_of, positive, recast, shape_of
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
 
 
@@ -30,13 +30,10 @@ def _check_softmax(params: SoftmaxParameters, node: NodeInfo) -> Optional[str]:
     if params.temperature is not None and not 0 < params.temperature < math.inf:
         # MXNet takes the largest element for the one whose exponential is 1, and others overflow.
         return reason("temperature", found=params.temperature, required="a positive number")
-    found = node.inputs[0].dtype
-    if found is not None and found not in FLOATS:
-        return reason("dtype of input 0", found=found.name, required=" or ".join(d.name for d in FLOATS))
     # MXNet has lengths for softmax only, and as integers.
     if params.use_length and node.inputs[0].shape is None:
         return needs_shape("size of the axis")
-    return None
+    return check_dtype("input 0", node.inputs[0], FLOATS)
 
 
 def _before_end(params: SoftmaxParameters, node: NodeInfo, length: str, w: OnnxWriter) -> str:
@@ -75,7 +72,7 @@ def _softmax(params: SoftmaxParameters, node: NodeInfo, inputs: Sequence[str], w
     if mask:
         # A row of length 0 is no number to the softmax.
         result = w.node("Where", [mask, result, w.scalar(0.0, dtype)])
-    return [result if dtype == result_dtype else w.cast(result, result_dtype)]
+    return [recast(result, dtype, result_dtype, w)]
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,14 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
+from mxnet_trt_property.operators.common import FLOAT32, LARGEST_TOPK
 from mxnet_trt_property.operators.registry import reason
 
-FLOAT = np.dtype("float32")
 
-# The largest k of TensorRT's TopK; the matrix of overlaps of so many boxes takes 56 MiB.
-_MOST_BOXES = 3840
-
-
-def check_count(count: int) -> Optional[str]:
-    """Returns why so many boxes of an image are refused."""
-    if count > _MOST_BOXES:
-        return reason("number of boxes to compare", found=count, required=f"at most {_MOST_BOXES}; topk limits them")
+def check_boxes(count: int) -> Optional[str]:
+    """Returns why so many boxes of an image are refused. The matrix of overlaps of the most takes 56 MiB."""
+    if count > LARGEST_TOPK:
+        return reason("number of boxes to compare", found=count, required=f"at most {LARGEST_TOPK}; topk limits them")
     return None
 
 
@@ -31,7 +27,7 @@ def best(scores: str, valid: str, count: int, w: OnnxWriter) -> tuple[str, str]:
 
     Of two equal scores the earlier comes first, as ONNX says of TopK and MXNet's stable sort does.
     """
-    lowest = w.scalar(-np.inf, FLOAT)
+    lowest = w.scalar(-np.inf, FLOAT32)
     keys = w.node("Where", [valid, scores, lowest])
     values, places = w.nodes("TopK", [keys, w.ints([count])], 2, axis=1)
     return places, w.node("Greater", [values, lowest])
@@ -55,13 +51,13 @@ def suppress(covers: str, valid: str, batch: int, count: int, w: OnnxWriter) -> 
     Returns:
         What is kept: bool (batch, count).
     """
-    kept = w.cast(valid, FLOAT)
+    kept = w.cast(valid, FLOAT32)
     if count > 1:
         # A box covers only those after it. The step is the first axis: slices of it lie together.
-        numbers = np.arange(count).astype(FLOAT)
+        numbers = np.arange(count).astype(FLOAT32)
         later = w.node("Less", [w.constant(numbers[:, None]), w.constant(numbers)])
-        matrix = w.cast(w.transpose(w.node("And", [covers, later]), (1, 0, 2)), FLOAT)
-        one = w.scalar(1, FLOAT)
+        matrix = w.cast(w.transpose(w.node("And", [covers, later]), (1, 0, 2)), FLOAT32)
+        one = w.scalar(1, FLOAT32)
 
         def step(number: str, state: str) -> str:
             covered = w.node("Gather", [matrix, number], axis=0)
@@ -70,13 +66,13 @@ def suppress(covers: str, valid: str, batch: int, count: int, w: OnnxWriter) -> 
 
         # Nothing comes after the last one.
         kept = w.loop(count - 1, kept, (batch, count), step)
-    return w.node("Greater", [kept, w.scalar(0, FLOAT)])
+    return w.node("Greater", [kept, w.scalar(0, FLOAT32)])
 
 
 def pack(kept: str, count: int, w: OnnxWriter) -> tuple[str, str]:
     """Returns the places that bring what is kept to the front, in its order, and which of them are kept."""
     # Numbers from `count` down to 1: no two are equal, and all that is dropped is 0.
-    order = w.constant(np.arange(count, 0, -1).astype(FLOAT))
-    keys = w.node("Mul", [w.cast(kept, FLOAT), order])
+    order = w.constant(np.arange(count, 0, -1).astype(FLOAT32))
+    keys = w.node("Mul", [w.cast(kept, FLOAT32), order])
     values, places = w.nodes("TopK", [keys, w.ints([count])], 2, axis=1)
-    return places, w.node("Greater", [values, w.scalar(0, FLOAT)])
+    return places, w.node("Greater", [values, w.scalar(0, FLOAT32)])

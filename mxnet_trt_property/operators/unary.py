@@ -13,25 +13,15 @@ from typing import Any, Callable
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, dtype_of
+from mxnet_trt_property.operators.common import FLOAT32, NUMBERS, dtype_of, in_float32
 from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator
 
 Function = Callable[[str, np.dtype[Any], OnnxWriter], str]
 """Writes f(x) for a tensor of the given dtype and returns the result, which has the same dtype."""
 
-_FLOAT32 = np.dtype("float32")
-_FLOAT16 = np.dtype("float16")
-
-
-def in_float32(dtype: np.dtype[Any], inputs: Sequence[str], w: OnnxWriter, write: Callable[..., str]) -> str:
-    """Returns `write(*inputs)`, computed in float32 where the data is float16."""
-    if dtype != _FLOAT16:
-        return write(*inputs)
-    return w.cast(write(*(w.cast(name, _FLOAT32) for name in inputs)), dtype)
-
 
 def _f32(value: float, w: OnnxWriter) -> str:
-    return w.scalar(value, _FLOAT32)
+    return w.scalar(value, FLOAT32)
 
 
 def _native(op_type: str) -> Function:
@@ -67,7 +57,7 @@ def _log1p(x: str, w: OnnxWriter) -> str:
     return w.node("Where", [_is_small(x, 0.4, w), near, far])
 
 
-def expm1(x: str, w: OnnxWriter) -> str:
+def _expm1(x: str, w: OnnxWriter) -> str:
     """Writes exp(x) - 1 for float32; near 0 as its series, since the difference loses the digits of x."""
     near = w.node("Mul", [x, _polynomial(x, [1.0 / math.factorial(k + 1) for k in range(9)], w)])
     far = w.node("Sub", [w.node("Exp", [x]), _f32(1.0, w)])
@@ -208,7 +198,7 @@ _FLOATING: dict[str, Function] = {
     "arccosh": _composed(_arccosh),
     "arctanh": _composed(_arctanh),
     "log1p": _composed(_log1p),
-    "expm1": _composed(expm1),
+    "expm1": _composed(_expm1),
     "log2": _scaled("Log", 1.0 / math.log(2.0)),
     "log10": _scaled("Log", 1.0 / math.log(10.0)),
     "cbrt": _composed(_cbrt),
@@ -224,7 +214,9 @@ EXACT_FUNCTIONS = frozenset(_EXACT)
 """The names of those that are exact for integers too."""
 
 
-def _emit(function: Function) -> Emit:
+def of_function(function: Function) -> Emit:
+    """Returns the emission of a function of one tensor."""
+
     def emit(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
         return [function(inputs[0], dtype_of(node.inputs[0]), w)]
 
@@ -232,4 +224,4 @@ def _emit(function: Function) -> Emit:
 
 
 for _name, _function in FUNCTIONS.items():
-    operator(_name, dtypes=NUMBERS if _name in _EXACT else FLOATS, zero_dim=True)(_emit(_function))
+    operator(_name, dtypes=NUMBERS if _name in _EXACT else FLOATS, zero_dim=True)(of_function(_function))

@@ -142,6 +142,25 @@ def test_missing_module(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, module:
     assert engine.version() == ""
 
 
+def test_missing_module_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bind asks each engine whether it is usable, and a search in vain takes about a millisecond."""
+    asked: list[str] = []
+
+    def find(name: str) -> Any:
+        asked.append(name)
+        raise ImportError(name)
+
+    monkeypatch.setattr(trt_build.importlib, "import_module", find)
+    library = trt_build.Library("tensorrt")
+    messages = []
+    for _ in range(2):
+        with pytest.raises(EngineError) as caught:
+            library.module()
+        messages.append(str(caught.value))
+    assert asked == ["tensorrt", "tensorrt_bindings"]
+    assert messages[0] == messages[1]
+
+
 def test_reasons_in_order(cuda: FakeCuda, fake_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = trt.TensorRTEngine("tensorrt", fake_module, Driver("libno-such-driver.so.1")).unusable(CPU)
     assert absent is not None
