@@ -256,8 +256,8 @@ def _norm(draw: st.DrawFn, operator: str) -> Row:
     if operator != "InstanceNorm" and draw(st.integers(0, 9)) == 9:
         parameters["output_mean_var"] = True
     call = Call(operator, "x", name="op", **parameters)
-    # Where all values are alike, an error of the mean counts 1 / sqrt(eps) times. ONNX Runtime 1.19 takes the variance as
-    # a difference of squares besides.
+    # Where all values are alike, an error of the mean counts 1 / sqrt(eps) times. ONNX Runtime 1.19 takes the variance
+    # as a difference of squares besides.
     return row(draw, call, {"x": shape}, draw(dtypes()), atol=3e-4, special=SMALL)
 
 
