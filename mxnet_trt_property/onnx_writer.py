@@ -140,7 +140,8 @@ class OnnxWriter:
 
     def fill(self, value: float, shape: Sequence[int], dtype: np.dtype[Any]) -> str:
         """Writes a tensor of one value; unlike a constant it takes no room in the model."""
-        return self.node("Expand", [self.scalar(value, dtype), self.ints(shape)])
+        scalar = self.scalar(value, dtype)
+        return self.node("Expand", [scalar, self.ints(shape)]) if shape else self.node("Identity", [scalar])
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Converts to another dtype."""

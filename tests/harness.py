@@ -232,14 +232,19 @@ def assert_row(row: Row) -> None:
 
 def assert_refused(row: Refusal) -> None:
     """Asserts that the operator of a row is refused for the stated reason."""
+    reasons = refusals(row)
+    assert any(row.reason in text for text in reasons), reasons
+
+
+def refusals(row: Refusal) -> list[str]:
+    """Returns why the nodes of a row's operator are refused."""
     symbol = row.build()
     graph = read_symbol(symbol)
     dtypes = {name: np.dtype(row.dtypes.get(name, "float32")) for name in DATA_NAMES}
     with semantics(symbol):
         tensors = infer_tensors(symbol, row.shapes, dtypes)
     report = take(graph, tensors, variable_roles(graph, lambda node: node.name not in DATA_NAMES))
-    reasons = [report.refused[n.name] for n in graph.operators if n.op == row.operator and n.name in report.refused]
-    assert any(row.reason in text for text in reasons), reasons
+    return [report.refused[n.name] for n in graph.operators if n.op == row.operator and n.name in report.refused]
 
 
 DATA_NAMES = ("x", "y", "z", "label")

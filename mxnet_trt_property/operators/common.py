@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Optional
 
 import numpy as np
@@ -22,6 +23,9 @@ ELEMENTS = (*NUMBERS, BOOL)
 
 LARGEST_TOPK = 3840
 """TensorRT's limit for the number of elements that a TopK returns."""
+
+LARGEST_CONSTANT = 2**20
+"""How many elements of a result are written into the model one by one."""
 
 _RANGES = {dtype: np.iinfo(dtype) for dtype in INTS}
 
@@ -80,6 +84,37 @@ def check_output(node: NodeInfo, dtypes: Sequence[np.dtype[Any]]) -> Optional[st
     if not node.outputs or node.outputs[0].shape is None or node.outputs[0].dtype is None:
         return needs_shape("output")
     return check_dtype("the output", node.outputs[0], dtypes)
+
+
+def check_constant(tensor: Tensor, *bounds: float) -> Optional[str]:
+    """Returns why a result is refused that is written into the model element by element.
+
+    Args:
+        tensor: The result.
+        *bounds: The numbers that its elements are made of and lie between.
+    """
+    if tensor.shape is not None and prod(tensor.shape) > LARGEST_CONSTANT:
+        return reason("number of elements", found=prod(tensor.shape), required=f"at most {LARGEST_CONSTANT}")
+    if tensor.dtype is None:
+        return None
+    largest = float(np.finfo(tensor.dtype).max if tensor.dtype in FLOATS else np.iinfo(tensor.dtype).max)
+    if not all(abs(number) <= largest for number in bounds):
+        return reason("bounds", found=bounds, required=f"finite numbers in the range of {tensor.dtype}")
+    return None
+
+
+def check_scalar_fits(name: str, value: float, dtype: Optional[np.dtype[Any]]) -> Optional[str]:
+    """Returns why a scalar is refused that C++ gives no meaning in the dtype of its tensor: an integer out of range."""
+    if dtype not in _RANGES or (math.isfinite(value) and _RANGES[dtype].min <= value <= _RANGES[dtype].max):
+        return None
+    return reason(name, found=value, required=f"a number in the range of {dtype}")
+
+
+def check_whole(name: str, value: float, dtype: Optional[np.dtype[Any]]) -> Optional[str]:
+    """Returns why a scalar is refused that is no number of the integers of its tensor."""
+    if dtype in INTS and math.isfinite(value) and value != int(value):
+        return reason(name, found=value, required=f"a whole number with {dtype}")
+    return check_scalar_fits(name, value, dtype)
 
 
 def spread(values: tuple[int, ...], default: int, ndim: int) -> list[int]:
@@ -153,11 +188,3 @@ def in_float32(dtype: np.dtype[Any], inputs: Sequence[str], w: OnnxWriter, write
     if dtype != FLOAT16:
         return write(*inputs)
     return w.cast(write(*(w.cast(name, FLOAT32) for name in inputs)), dtype)
-
-
-def scalar_fits(value: float, dtype: Optional[np.dtype[Any]]) -> bool:
-    """Whether a scalar has a meaning in the dtype of its tensor: C++ defines none for an integer out of range."""
-    if dtype not in _RANGES:
-        return True
-    limits = _RANGES[dtype]
-    return math.isfinite(value) and limits.min <= value <= limits.max

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from math import prod
+from typing import Any, Optional, Union
 
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, check_output, dtype_of, shape_of
+from mxnet_trt_property.operators.common import (
+    NUMBERS,
+    check_constant,
+    check_output,
+    check_scalar_fits,
+    dtype_of,
+    shape_of,
+)
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator
 
 
@@ -77,21 +85,37 @@ def _check(params: Parameters, node: NodeInfo) -> Optional[str]:
     return check_output(node, NUMBERS)
 
 
-def _fill(value: float, node: NodeInfo, w: OnnxWriter) -> Sequence[str]:
-    dtype = dtype_of(node.outputs[0])
-    return [w.fill(value, shape_of(node.outputs[0]), dtype)]
+def _check_full(params: FullParameters, node: NodeInfo) -> Optional[str]:
+    return check_output(node, NUMBERS) or check_scalar_fits("value", params.value, node.outputs[0].dtype)
+
+
+def _check_written(node: NodeInfo, *bounds: float) -> Optional[str]:
+    return check_output(node, NUMBERS) or check_constant(node.outputs[0], *bounds)
+
+
+def _check_arange(params: Union[ArangeParameters, ArangeLikeParameters], node: NodeInfo) -> Optional[str]:
+    count = prod(node.outputs[0].shape or ()) if node.outputs else 0
+    return _check_written(node, params.start, params.step, params.start + params.step * count)
+
+
+def _check_linspace(params: LinspaceParameters, node: NodeInfo) -> Optional[str]:
+    return _check_written(node, params.start, params.stop)
+
+
+def _check_eye(params: EyeParameters, node: NodeInfo) -> Optional[str]:
+    return _check_written(node)
 
 
 @operator("_zeros", parameters=CreationParameters, check=_check)
 @operator("_ones", parameters=CreationParameters, check=_check)
 @operator("_zeros_without_dtype", parameters=CreationParameters, check=_check)
 def _constant(params: CreationParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return _fill(float(node.op == "_ones"), node, w)
+    return [w.fill(float(node.op == "_ones"), shape_of(node.outputs[0]), dtype_of(node.outputs[0]))]
 
 
-@operator("_full", parameters=FullParameters, check=_check)
+@operator("_full", parameters=FullParameters, check=_check_full)
 def _full(params: FullParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
-    return _fill(params.value, node, w)
+    return [w.fill(params.value, shape_of(node.outputs[0]), dtype_of(node.outputs[0]))]
 
 
 def _steps(start: float, step: float, repeat: int, size: int, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
@@ -104,28 +128,28 @@ def _steps(start: float, step: float, repeat: int, size: int, dtype: np.dtype[An
     return np.asarray(np.array(start, dtype) + product, dtype)
 
 
-@operator("_arange", parameters=ArangeParameters, check=_check)
+@operator("_arange", parameters=ArangeParameters, check=_check_arange)
 def _arange(params: ArangeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     start = 0.0 if params.stop is None and not params.infer_range else params.start
     (size,) = shape_of(node.outputs[0])
     return [w.constant(_steps(start, params.step, params.repeat, size, dtype_of(node.outputs[0])))]
 
 
-@operator("_linspace", parameters=LinspaceParameters, check=_check)
+@operator("_linspace", parameters=LinspaceParameters, check=_check_linspace)
 def _linspace(params: LinspaceParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     intervals = params.num - 1 if params.endpoint else params.num
     step = (params.stop - params.start) / intervals if intervals > 0 else 0.0
     return [w.constant((params.start + step * np.arange(params.num)).astype(dtype_of(node.outputs[0])))]
 
 
-@operator("_eye", parameters=EyeParameters, check=_check)
+@operator("_eye", parameters=EyeParameters, check=_check_eye)
 def _eye(params: EyeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     rows, columns = shape_of(node.outputs[0])
     return [w.constant(np.eye(rows, columns, params.k, dtype_of(node.outputs[0])))]
 
 
 # Of the inputs below only the shape is read, and a shape is part of what an engine is built for.
-@operator("_contrib_arange_like", parameters=ArangeLikeParameters, check=_check, ignored=(0,))
+@operator("_contrib_arange_like", parameters=ArangeLikeParameters, check=_check_arange, ignored=(0,))
 def _arange_like(params: ArangeLikeParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter) -> Sequence[str]:
     shape = shape_of(node.outputs[0])
     values = _steps(params.start, params.step, params.repeat, int(np.prod(shape)), dtype_of(node.outputs[0]))

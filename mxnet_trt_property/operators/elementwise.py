@@ -16,10 +16,10 @@ from mxnet_trt_property.operators.common import (
     INTS,
     NUMBERS,
     CountedParameters,
+    check_scalar_fits,
     dtype_of,
     in_float32,
     recast,
-    scalar_fits,
     shape_of,
 )
 from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator, reason
@@ -45,9 +45,7 @@ def check_scalar(params: ScalarParameters, node: NodeInfo) -> Optional[str]:
     dtype = node.inputs[0].dtype
     if dtype in INTS and not params.is_int:
         return reason("scalar", found=f"the fraction {params.scalar} with {dtype}", required="a whole number")
-    if not scalar_fits(params.scalar, dtype):
-        return reason("scalar", found=params.scalar, required=f"a number in the range of {dtype}")
-    return None
+    return check_scalar_fits("scalar", params.scalar, dtype)
 
 
 def of_tensors(function: Binary) -> Emit:

@@ -9,7 +9,15 @@ from typing import Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, check_dtype, check_output, dtype_of, positive, shape_of
+from mxnet_trt_property.operators.common import (
+    NUMBERS,
+    check_dtype,
+    check_output,
+    check_scalar_fits,
+    dtype_of,
+    positive,
+    shape_of,
+)
 from mxnet_trt_property.operators.indices import check_count, clip, place
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, needs_shape, operator, reason
 
@@ -113,7 +121,13 @@ def _batch_take(params: Parameters, node: NodeInfo, inputs: Sequence[str], w: On
 
 
 def _check_one_hot(params: OneHotParameters, node: NodeInfo) -> Optional[str]:
-    return check_output(node, NUMBERS) or check_count(params.depth, node.inputs[0])
+    dtype = node.outputs[0].dtype if node.outputs else None
+    return (
+        check_output(node, NUMBERS)
+        or check_count(params.depth, node.inputs[0])
+        or check_scalar_fits("on_value", params.on_value, dtype)
+        or check_scalar_fits("off_value", params.off_value, dtype)
+    )
 
 
 @operator("one_hot", parameters=OneHotParameters, check=_check_one_hot, dtypes=NUMBERS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, dtype_of, scalar_fits, shape_of
+from mxnet_trt_property.operators.common import NUMBERS, check_scalar_fits, dtype_of, shape_of
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, operator, reason
 
 _ACTIVATIONS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "softrelu": "Softplus", "softsign": "Softsign"}
@@ -98,9 +98,7 @@ def _check_clip(params: ClipParameters, node: NodeInfo) -> Optional[str]:
     if params.a_min > params.a_max:
         return reason("a_min", found=params.a_min, required=f"at most a_max, {params.a_max}")
     dtype = node.inputs[0].dtype
-    if not (scalar_fits(params.a_min, dtype) and scalar_fits(params.a_max, dtype)):
-        return reason("bounds", found=(params.a_min, params.a_max), required=f"numbers in the range of {dtype}")
-    return None
+    return check_scalar_fits("a_min", params.a_min, dtype) or check_scalar_fits("a_max", params.a_max, dtype)
 
 
 @operator("clip", parameters=ClipParameters, check=_check_clip, dtypes=NUMBERS, zero_dim=True)

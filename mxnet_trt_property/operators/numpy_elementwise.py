@@ -13,7 +13,15 @@ import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
 from mxnet_trt_property.operators.binary import COMPARISONS, EXACT, FLOATING, Binary, compare, mod, swapped, truth
-from mxnet_trt_property.operators.common import ELEMENTS, INT32, INTS, NUMBERS, check_dtype, dtype_of, scalar_fits
+from mxnet_trt_property.operators.common import (
+    ELEMENTS,
+    INT32,
+    NUMBERS,
+    check_dtype,
+    check_scalar_fits,
+    check_whole,
+    dtype_of,
+)
 from mxnet_trt_property.operators.elementwise import (
     ScalarParameters,
     check_scalar,
@@ -21,7 +29,7 @@ from mxnet_trt_property.operators.elementwise import (
     power_scalar,
     with_scalar,
 )
-from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator, reason
+from mxnet_trt_property.operators.registry import FLOATS, Emit, NodeInfo, Parameters, operator
 from mxnet_trt_property.operators.unary import EXACT_FUNCTIONS, FUNCTIONS, of_function
 
 _UNARY_NAMES = {"absolute": "abs"} | {
@@ -72,10 +80,9 @@ def _check_result(params: Parameters, node: NodeInfo) -> Optional[str]:
 
 
 def _check_scalar(params: ScalarParameters, node: NodeInfo) -> Optional[str]:
-    refusal = _check_result(params, node)
-    if refusal is None and node.outputs and not scalar_fits(params.scalar, node.outputs[0].dtype):
-        refusal = reason("scalar", found=params.scalar, required=f"a number in the range of {node.outputs[0].dtype}")
-    return refusal
+    if not node.outputs:
+        return None
+    return _check_result(params, node) or check_scalar_fits("scalar", params.scalar, node.outputs[0].dtype)
 
 
 # The name; the function; and the dtypes of its results that MXNet and the engines compute alike: MXNet takes powers of
@@ -154,9 +161,10 @@ def _check_where(params: Parameters, node: NodeInfo) -> Optional[str]:
     if not node.outputs:
         return None
     found = node.outputs[0].dtype
-    numbers = [value for value in vars(params).values() if isinstance(value, float)]
-    if found in INTS and any(value != int(value) or not scalar_fits(value, found) for value in numbers):
-        return reason("scalar", found=numbers, required=f"whole numbers in the range of {found}")
+    for value in vars(params).values():
+        refusal = check_whole("scalar", value, found)
+        if refusal is not None:
+            return refusal
     return check_dtype("the values", node.outputs[0], NUMBERS)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property.onnx_writer import OnnxWriter
-from mxnet_trt_property.operators.common import NUMBERS, dtype_of, shape_of
+from mxnet_trt_property.operators.common import NUMBERS, check_scalar_fits, dtype_of, shape_of
 from mxnet_trt_property.operators.indices import check_count, clip
 from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_shape, operator
 
@@ -36,6 +36,10 @@ def _check(params: SequenceParameters, node: NodeInfo) -> Optional[str]:
     return check_count(shape[params.axis], node.inputs[1]) if params.use_sequence_length else None
 
 
+def _check_mask(params: SequenceMaskParameters, node: NodeInfo) -> Optional[str]:
+    return _check(params, node) or check_scalar_fits("value", params.value, node.inputs[0].dtype)
+
+
 def _lengths(
     params: SequenceParameters, node: NodeInfo, lengths: str, least: int, w: OnnxWriter
 ) -> tuple[str, np.ndarray[Any, Any]]:
@@ -53,7 +57,7 @@ def _lengths(
     return w.reshape(name, sizes), np.arange(steps, dtype=dtype).reshape(numbers)
 
 
-@operator("SequenceMask", parameters=SequenceMaskParameters, check=_check, dtypes=NUMBERS)
+@operator("SequenceMask", parameters=SequenceMaskParameters, check=_check_mask, dtypes=NUMBERS)
 def _sequence_mask(
     params: SequenceMaskParameters, node: NodeInfo, inputs: Sequence[str], w: OnnxWriter
 ) -> Sequence[str]:

@@ -131,6 +131,36 @@ REFUSED += [
         "dtype of the output: found float64, required float32",
         {"x": "float64"},
     ),
+    Refusal(
+        "_full",
+        "value",
+        Call("_full", shape=(2,), value=3e9, dtype="int32"),
+        SHAPE,
+        "value: found 3000000000.0, required",
+    ),
+    *(
+        Refusal(operator, "bounds", call, SHAPE, f"bounds: found {found}")
+        for operator, call, found in [
+            ("_arange", Call("_arange", start=3e9, stop=3.1e9, step=1e8, dtype="int32"), "(3000000000.0, "),
+            ("_contrib_arange_like", Call("_contrib_arange_like", "x", step=float("nan")), "(0.0, nan, nan)"),
+            ("_linspace", Call("_linspace", start=0, stop=1e5, num=3, dtype="float16"), "(0.0, 100000.0)"),
+        ]
+    ),
+    *(
+        Refusal(operator, "large", call, SHAPE, "number of elements: found 1048577, required at most 1048576")
+        for operator, call in [
+            ("_arange", Call("_arange", start=2**20 + 1)),
+            ("_linspace", Call("_linspace", start=1.0, stop=3.0, num=2**20 + 1)),
+            ("_eye", Call("_eye", N=1, M=2**20 + 1)),
+        ]
+    ),
+    Refusal(
+        "_contrib_arange_like",
+        "large",
+        Call("_contrib_arange_like", "x"),
+        {"x": (2, 2**20)},
+        "number of elements: found 2097152, required at most 1048576",
+    ),
     *(
         Refusal(operator, "unknown_shape", Call(operator, "x"), {}, "output: found an unknown shape")
         for operator in ("shape_array", "size_array")
@@ -146,7 +176,7 @@ REFUSED += [
 ]
 
 OUTPUTS = dtypes(*FLOATS, *INTS, "float64")
-NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 0.3, -2.7, 5.0])
+NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 0.3, -2.7, 5.0, 3e9, float("inf"), float("nan")])
 
 
 @st.composite

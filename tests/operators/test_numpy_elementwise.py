@@ -163,7 +163,7 @@ REFUSED += [
 ]  # fmt: skip
 REFUSED += [
     Refusal(f"_npi_where_{side}scalar", "fraction", Call(f"_npi_where_{side}scalar", "z", "x", scalar=1.5),
-            {"z": (3,), "x": (3,)}, "scalar: found [1.5], required whole numbers", {"z": "bool", "x": "int32"})
+            {"z": (3,), "x": (3,)}, "scalar: found 1.5, required a whole number", {"z": "bool", "x": "int32"})
     for side in "lr"
 ]  # fmt: skip
 

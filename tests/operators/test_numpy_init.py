@@ -48,6 +48,10 @@ REFUSED = [
             "dtype of the result: found float16", {"x": "float16"}),
     Refusal("_npi_arange", "long", _beside(Call("_npi_arange", start=0, stop=2**21)), {"x": (1,)},
             "number of elements: found 2097152, required at most"),
+    Refusal("_npi_arange", "bounds", _beside(Call("_npi_arange", start=0, stop=2.5e39, step=1e39)), {"x": (1,)},
+            "bounds: found (0.0, 1e+39, 3e+39), required finite numbers in the range of float32"),
+    Refusal("_npi_full_like", "infinite", Call("_npi_full_like", "x", fill_value=float("inf")), {"x": (3,)},
+            "fill_value: found inf, required a number in the range of int32", {"x": "int32"}),
     Refusal("_npi_full_like", "fraction", Call("_npi_full_like", "x", fill_value=1.5), {"x": (3,)},
             "fill_value: found 1.5, required a whole number", {"x": "int32"}),
 ]  # fmt: skip
@@ -64,13 +68,16 @@ def _filled(draw: st.DrawFn, operator: str) -> Row:
 
 @st.composite
 def _full_like(draw: st.DrawFn) -> Row:
-    parameters = {"fill_value": draw(st.sampled_from((0, 1, -2, 1.5))), **optional(draw, dtype=st.sampled_from(DTYPES))}
+    parameters = {
+        "fill_value": draw(st.sampled_from((0, 1, -2, 1.5, 3e9, float("inf"), float("nan")))),
+        **optional(draw, dtype=st.sampled_from(DTYPES)),
+    }
     return row(draw, Call("_npi_full_like", "x", **parameters), {"x": draw(shapes(0))}, draw(st.sampled_from(DTYPES)))
 
 
 @st.composite
 def _arange(draw: st.DrawFn) -> Row:
-    count, step = draw(st.integers(1, 5)), draw(st.sampled_from((1, 2, -1, 0.5, 0.1)))
+    count, step = draw(st.integers(1, 5)), draw(st.sampled_from((1, 2, -1, 0.5, 0.1, 1e9, 1e38)))
     start = draw(st.sampled_from((0, 1, -3, 0.25)))
     made = Call("_npi_arange", start=start, stop=start + step * (count - 0.5), step=step,
                 **optional(draw, dtype=st.sampled_from(DTYPES)))  # fmt: skip

@@ -89,6 +89,14 @@ REFUSED += [
         {"x": (2**24 + 1, 1), "y": (1,)},
         "number of rows: found 16777217",
     ),
+    Refusal(
+        "SequenceMask",
+        "value",
+        _with_lengths("SequenceMask", value=float("inf")),
+        {"x": (3, 2), "y": (2,)},
+        "value: found inf, required a number in the range of int32",
+        {"x": "int32"},
+    ),
 ]
 
 

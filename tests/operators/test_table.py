@@ -1,17 +1,17 @@
-"""docs/operators.md is what the registry says."""
+"""docs/operators.md is what the registry and the rows say."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mxnet_trt_property import operators
-from mxnet_trt_property.operators import table
+from tests.operators import table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operators.md"
 
 
 def test_document_is_not_stale() -> None:
-    """Written anew with `python -m mxnet_trt_property.operators.table > docs/operators.md`."""
+    """Written anew with `python -m tests.operators.table > docs/operators.md`."""
     assert DOCUMENT.read_text(encoding="utf-8") == table.render()
 
 
