@@ -18,8 +18,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PTH = "mxnet_trt_property.pth"
 LIBRARY = "mxnet_trt_property/libmxnet_trt.so"
-# `activation` imports the first one when mxnet is there to be patched; the second one is a program for users.
-FOR_MXNET_ONLY = ("mxnet_trt_property.binding", "mxnet_trt_property.executor", "mxnet_trt_property.cli.plain_script")
+# `activation` imports the first two when mxnet is there to be patched; the others are programs as users have them.
+FOR_MXNET_ONLY = (
+    "mxnet_trt_property.binding",
+    "mxnet_trt_property.executor",
+    "mxnet_trt_property.cli.doctor_script",
+    "mxnet_trt_property.cli.plain_script",
+)
 OPTIONAL = ("mxnet", "onnxruntime", "tensorrt", "tensorrt_rtx", "graphviz", "tqdm", "cuda")
 
 
