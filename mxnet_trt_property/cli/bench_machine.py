@@ -52,7 +52,7 @@ def describe() -> dict[str, Any]:
         found["gpu"] = info.name
         found["compute_capability"] = ".".join(str(n) for n in info.compute_capability)
         found["cuda_of_driver"] = ".".join(str(n) for n in driver.version())
-        found["gpu_driver"] = _kernel_driver()
+        found["gpu_driver"] = kernel_driver()
     if "OMP_NUM_THREADS" in os.environ:
         found["OMP_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
     return found
@@ -81,7 +81,7 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _kernel_driver() -> str:
+def kernel_driver() -> str:
     """Returns the NVIDIA driver's own version: the driver library tells CUDA's only."""
     try:
         with open("/sys/module/nvidia/version", encoding="utf-8") as file:

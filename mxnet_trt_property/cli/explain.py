@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.cli import flops, memory
 from mxnet_trt_property.cli.demo import parse_shapes
 from mxnet_trt_property.errors import TensorRTPropertyError, message
+from mxnet_trt_property.graph import Entry, Tensor
+from mxnet_trt_property.partition import Partition
 
 NAME = "explain"
 
@@ -47,6 +49,14 @@ class Explanation:
     flops: int
     taken_flops: int
     nodes: tuple[NodeRow, ...]
+
+
+class Verdict(NamedTuple):
+    """The decisions for the network in a file, and what is known of its edges."""
+
+    file: Path
+    partition: Partition
+    tensors: Mapping[Entry, Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +90,25 @@ def explain(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Explanation:
         shapes: The shapes of inputs, by name.
 
     Raises:
+        ExplainError, SettingError: As `judge` does.
+    """
+    verdict = judge(prefix, shapes)
+    found, work = verdict.partition, flops.estimate(verdict.partition.graph, verdict.tensors)
+    rows = tuple(NodeRow(d.node.name, d.node.op, d.group, d.reason, work[i]) for i, d in found.decisions.items())
+    taken = sum(row.flops for row in rows if row.reason is None)
+    return Explanation(
+        str(verdict.file), len(rows), len(found.taken), found.subgraph_count, sum(work.values()), taken, rows
+    )
+
+
+def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
+    """Returns the decisions for a network in a file.
+
+    Args:
+        prefix: A checkpoint's prefix, or the symbol's file.
+        shapes: The shapes of inputs, by name.
+
+    Raises:
         ExplainError: The file cannot be read, a name is not one of the network's, or the shapes contradict it.
         SettingError: A variable has a value that is not valid.
     """
@@ -96,13 +125,10 @@ def explain(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Explanation:
             raise ExplainError(message("--shape names what is not there", found=", ".join(unknown), required=required))
         dtypes = backend.complete_dtypes(symbol, {})
         found = backend.decide(symbol, shapes, dtypes)
-        work = flops.estimate(found.graph, infer.infer_tensors(symbol, shapes, dtypes))
+        return Verdict(file, found, infer.infer_tensors(symbol, shapes, dtypes))
     except (OSError, UnicodeDecodeError, mx.MXNetError) as error:
         what = f"{file} cannot be explained"
         raise ExplainError(message(what, found=f"{type(error).__name__}: {error}")) from error
-    rows = tuple(NodeRow(d.node.name, d.node.op, d.group, d.reason, work[i]) for i, d in found.decisions.items())
-    taken = sum(row.flops for row in rows if row.reason is None)
-    return Explanation(str(file), len(rows), len(found.taken), found.subgraph_count, sum(work.values()), taken, rows)
 
 
 def text(record: Explanation, all_nodes: bool = False) -> str:

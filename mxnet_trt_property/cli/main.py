@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
-from typing import Optional
+from importlib import import_module
+from typing import Any, Optional
 
 from mxnet_trt_property import __version__
-from mxnet_trt_property.cli import bench, demo, explain
-from mxnet_trt_property.errors import TensorRTPropertyError
+from mxnet_trt_property.errors import TensorRTPropertyError, message
 
-_COMMANDS = (demo, explain, bench)
+_COMMANDS = ("demo", "explain", "plot", "bench", "doctor")
+
+
+class CommandError(TensorRTPropertyError):
+    """A command cannot be used in this environment."""
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -19,12 +24,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="mxnet-trt", description="TensorRT for stock Apache MXNet 1.9.")
     parser.add_argument("--version", action="version", version=f"mxnet-trt-property {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in _COMMANDS:
-        summary = (module.__doc__ or "").splitlines()[0]
-        sub = commands.add_parser(module.NAME, help=summary, description=module.__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-        module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+    for name in _COMMANDS:
+        _add(commands, name)
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
@@ -32,3 +33,26 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f"mxnet-trt: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _add(commands: Any, name: str) -> None:
+    """Adds the sub-command of a module; where that cannot be imported, one that tells it, so that `doctor` can run."""
+    try:
+        module = import_module(f"mxnet_trt_property.cli.{name}")
+    except Exception as error:  # a broken package raises more than ImportError
+        text = message(
+            f"{name} cannot be used here", found=f"{type(error).__name__}: {error}", next_step="mxnet-trt doctor"
+        )
+        sub = commands.add_parser(name, help="cannot be used here: see mxnet-trt doctor", description=text)
+        sub.add_argument("any", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+        sub.set_defaults(run=functools.partial(_refuse, text))
+        return
+    summary = (module.__doc__ or "").splitlines()[0]
+    formatter = argparse.RawDescriptionHelpFormatter
+    sub = commands.add_parser(name, help=summary, description=module.__doc__, formatter_class=formatter)
+    module.add_arguments(sub)
+    sub.set_defaults(run=module.run)
+
+
+def _refuse(text: str, _arguments: argparse.Namespace) -> int:
+    raise CommandError(text)
