@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PTH = "mxnet_trt_property.pth"
 LIBRARY = "mxnet_trt_property/libmxnet_trt.so"
 # `activation` imports the first one when mxnet is there to be patched; the second one is a program for users.
-FOR_MXNET_ONLY = ("mxnet_trt_property.binding", "mxnet_trt_property.executor", "mxnet_trt_property.cli.plain_script")
+FOR_MXNET_ONLY = tuple(f"mxnet_trt_property.{name}" for name in ("binding", "blocks", "executor", "cli.plain_script"))
 OPTIONAL = ("mxnet", "onnxruntime", "tensorrt", "tensorrt_rtx", "graphviz", "tqdm", "cuda")
 
 
