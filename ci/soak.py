@@ -5,7 +5,7 @@ usage: python ci/soak.py [--cycles N] [--minutes M] [--seed N] [--large N]
 Each cycle takes a random small network, or now and then one of Gluon's model zoo, at a random batch size: an executor
 with TensorRT nodes is bound, filled, run twice, reshaped to another batch, run again and freed. Every output is
 compared with what stock MXNet gave for the same network, parameters, shape and data. Prints the resident memory at
-intervals; the first fifth of the cycles is warm-up. Exit status 1 if a number differs or memory grows by more than
+intervals; the first 2000 cycles are warm-up. Exit status 1 if a number differs or memory grows by more than
 --leak bytes a cycle, beyond what MXNet is known to lose at each bind (docs/architecture.md).
 """
 
@@ -39,6 +39,8 @@ from mxnet_trt_property.environment import environment  # noqa: E402
 BATCHES = (1, 2, 3, 5)
 TOLERANCE = 1e-4  # relative, in the norm: float32 in another order, through up to fifty layers
 SMALL_NETWORKS = 40
+WARM_UP = 2000  # cycles: by then each network was there at each batch size
+ROWS = 250  # cycles from one line of figures to the next
 ZOO = ("resnet18_v1", "resnet18_v2", "mobilenet0.25", "mobilenetv2_0.25", "resnet34_v2", "vgg11_bn")
 ZOO_SIZE = 32
 
@@ -174,7 +176,7 @@ def main() -> int:
     )
     with environment({"MXNET_SUBGRAPH_BACKEND": "TensorRT", "MXNET_TENSORRT_MIN_SUBGRAPH_SIZE": "1"}):
         for number in range(arguments.cycles):
-            network = rng.choice(zoo if number % arguments.zoo == arguments.zoo - 1 else small)
+            network = rng.choice(zoo if number % arguments.zoo == 0 else small)
             first, second = rng.sample(BATCHES, 2)
             error = cycle(network, (first, second))
             worst = max(worst, error)
@@ -183,28 +185,32 @@ def main() -> int:
                 print(f"{network.name} at batches {first}, {second}: relative error {error:.1e}", flush=True)
             minutes = (time.monotonic() - start) / 60
             ends = number + 1 == arguments.cycles or minutes > arguments.minutes
-            if (number + 1) % max(1, min(arguments.cycles, 10_000) // 40) == 0 or ends:
+            # Just before the next large network: the memory of the last one is back by then.
+            if (number + 1) % arguments.zoo == 0 or ends:
                 history.append((number + 1, resident_bytes()))
+            if (number + 1) % ROWS == 0 or ends:
                 row = (number + 1, minutes, history[-1][1] / 1e6, programs.build_count(), wrong, worst)
                 print("{:7d} {:8.1f} {:12.1f} {:7d} {:6d} {:12.1e}".format(*row), flush=True)
             if ends:
                 break
     growth = growth_per_cycle(history)
-    print(f"{growth:.0f} bytes a cycle after the first fifth; {wrong} of {history[-1][0]} cycles gave wrong numbers")
-    return 1 if wrong or growth > arguments.leak else 0
+    memory = "too few cycles to judge memory" if growth is None else f"{growth:.0f} bytes a cycle after the warm-up"
+    print(f"{memory}; {wrong} of {history[-1][0]} cycles gave wrong numbers")
+    return 1 if wrong or (growth or 0) > arguments.leak else 0
 
 
-def growth_per_cycle(history: list[tuple[int, int]]) -> float:
-    """Returns how fast the smallest memory of a stretch of cycles grows, from the second fifth to the last.
+def growth_per_cycle(history: list[tuple[int, int]]) -> float | None:
+    """Returns how fast the smallest memory of a stretch of cycles grows after the warm-up; None without enough cycles.
 
     The smallest, since a large network's memory is not always back when a sample is taken.
     """
-    count = len(history) // 5
-    if count == 0:
-        return 0.0
-    first = min(history[count : 2 * count], key=lambda row: row[1])
-    last = min(history[-count:], key=lambda row: row[1])
-    return (last[1] - first[1]) / max(1, last[0] - first[0])
+    after = [row for row in history if row[0] > WARM_UP]
+    count = len(after) // 4
+    if count < 5:
+        return None
+    first = min(after[:count], key=lambda row: row[1])
+    last = min(after[-count:], key=lambda row: row[1])
+    return (last[1] - first[1]) / (last[0] - first[0])
 
 
 if __name__ == "__main__":
