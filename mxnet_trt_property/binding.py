@@ -72,9 +72,12 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
         free = {k: v for k, v in all_shapes.items() if k not in plain and k != "self"}
         dtypes = backend.complete_dtypes(symbol, plain.get("type_dict") or {})
         made = _freeze(made, values or {})
-        with session.collect() as sessions, _backend_beside(made):
-            left = {k: v for k, v in free.items() if k not in made.frozen}
-            executor = stock_bind(made.symbol, left, type_dict=dtypes)
+        left = {k: v for k, v in free.items() if k not in made.frozen}
+        try:
+            with session.collect() as sessions, _backend_beside(made):
+                executor = stock_bind(made.symbol, left, type_dict=dtypes)
+        except (MXNetError, RuntimeError) as error:
+            return _bind_without(error, lambda: stock_bind(symbol, {}))
         return attach(executor, made.symbol if made.frozen else symbol, made, _twin_maker(symbol, made), sessions)
 
 
@@ -96,17 +99,12 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         auxiliary = _by_name(arguments["aux_states"] or [], symbol.list_auxiliary_states())
         if made is None or auxiliary is None:
             return stock_bind(symbol)
-        with session.collect() as sessions, _backend_beside(made):
-            executor = stock.bind(
-                made.symbol,
-                arguments["ctx"],
-                arrays,
-                None,
-                "null",
-                auxiliary,
-                arguments["group2ctx"],
-                arguments["shared_exec"],
-            )
+        rest = ("null", auxiliary, arguments["group2ctx"], arguments["shared_exec"])
+        try:
+            with session.collect() as sessions, _backend_beside(made):
+                executor = stock.bind(made.symbol, arguments["ctx"], arrays, None, *rest)
+        except (MXNetError, RuntimeError) as error:
+            return _bind_without(error, lambda: stock_bind(symbol))
 
         def make_stock(current: Any) -> Any:
             with native_backend(DEFAULT_BACKEND):
@@ -116,6 +114,21 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         attached.grad_arrays = None if arguments["args_grad"] is None else [None] * len(attached.arg_arrays)
         attached._grad_req = arguments["grad_req"]
         return attached
+
+
+def _bind_without(error: Exception, stock_bind: Callable[[], Any]) -> Any:
+    """Binds without TensorRT after the bind with it has failed; what MXNet itself refuses, fails in its own words."""
+    if settings.value("ON_ERROR") == "raise":
+        raise error
+    executor = stock_bind()
+    _log.warning(
+        message(
+            "A network could not be bound with its TensorRT nodes; MXNet runs all of it",
+            found=str(error),
+            next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
+        )
+    )
+    return executor
 
 
 def _backend_beside(made: backend.Partitioned) -> AbstractContextManager[None]:

@@ -175,3 +175,31 @@ def test_a_fault_of_the_partition_leaves_the_graph_to_mxnet(
     monkeypatch.setenv("MXNET_TENSORRT_ON_ERROR", "raise")
     with pytest.raises(RuntimeError, match="a bug in the partitioner"):
         executor_for(mlp(), "TensorRT", {"data": (2, 5)})
+
+
+@pytest.mark.parametrize("door", ["simple_bind", "bind"])
+def test_a_node_that_cannot_be_set_up_leaves_the_graph_to_mxnet(
+    door: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def restore(*_: Any) -> Any:
+        raise RuntimeError("a bug in the set-up")
+
+    arrays = random_arrays(mlp(), {"data": (2, 5)})
+
+    def run() -> Any:
+        if door == "bind":
+            return mlp().bind(mx.cpu(), arrays, grad_req="null")
+        executor = mlp().simple_bind(mx.cpu(), grad_req="null", data=(2, 5))
+        executor.copy_params_from(arrays)
+        return executor
+
+    with backend("NONE"):
+        expected = run().forward()[0]
+    monkeypatch.setattr("mxnet_trt_property.freezing.restore", restore)
+    with backend("TensorRT"):
+        executor = run()
+    assert type(executor) is mx.executor.Executor
+    assert relative_error(executor.forward()[0], expected) < 1e-5
+    assert "a bug in the set-up" in caplog.text
+    with backend("TensorRT", MXNET_TENSORRT_ON_ERROR="raise"), pytest.raises(Exception, match="a bug in the set-up"):
+        run()
