@@ -117,6 +117,7 @@ def test_no_gpu(environment: Environment) -> None:
     assert (record["variables"], record["advice"]) == ([], [])
 
 
+@pytest.mark.slow
 def test_no_engine(environment: Environment) -> None:
     environment.hide("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings", "onnxruntime")
     record = environment.record(status=1)
@@ -130,6 +131,7 @@ def test_no_engine(environment: Environment) -> None:
     assert "to do: no engine can run" in doctor.text(record)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden", "part", "advice"),
     [
@@ -146,6 +148,7 @@ def test_a_package_is_missing(environment: Environment, hidden: str, part: str, 
     assert record["advice"][0] == advice
 
 
+@pytest.mark.slow
 def test_numpy_is_missing(environment: Environment) -> None:
     environment.hide("numpy")
     record = environment.record(status=1)
@@ -162,6 +165,7 @@ def test_numpy_is_missing(environment: Environment) -> None:
     assert done.stderr.startswith("mxnet-trt: explain cannot be used here | found: ModuleNotFoundError")
 
 
+@pytest.mark.slow
 def test_a_library_that_crashes(environment: Environment) -> None:
     environment.add("mxnet/__init__.py", "import os\nos.abort()\n")
     record = environment.record(status=0)
@@ -170,6 +174,7 @@ def test_a_library_that_crashes(environment: Environment) -> None:
     assert record["usable"]
 
 
+@pytest.mark.slow
 def test_the_native_library_is_missing(environment: Environment) -> None:
     without = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "mxnet_trt_property", environment.folder / "mxnet_trt_property", ignore=without)
@@ -180,6 +185,7 @@ def test_the_native_library_is_missing(environment: Environment) -> None:
     assert "native library" in record["advice"][0]
 
 
+@pytest.mark.slow
 def test_a_gpu_that_an_engine_refuses(environment: Environment) -> None:
     environment.fake_driver()
     environment.hide("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -197,6 +203,7 @@ def test_a_gpu_that_an_engine_refuses(environment: Environment) -> None:
     assert "refuses GPU 1 (Fake H100" in " ".join(doctor.text(record).split())
 
 
+@pytest.mark.slow
 def test_a_gpu_that_an_engine_takes(environment: Environment) -> None:
     environment.fake_driver()
     environment.hide("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -207,6 +214,7 @@ def test_a_gpu_that_an_engine_takes(environment: Environment) -> None:
     assert "tensorrt          can use it" in doctor.text(record)
 
 
+@pytest.mark.slow
 def test_a_broken_third_party_engine(environment: Environment) -> None:
     environment.add("theirs-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     environment.add("theirs-1.0.dist-info/entry_points.txt", "[mxnet_trt_property.engines]\nfast = theirs:Engine\n")
@@ -218,6 +226,7 @@ def test_a_broken_third_party_engine(environment: Environment) -> None:
     assert "        pip install --force-reinstall theirs" in doctor.text(record).splitlines()
 
 
+@pytest.mark.slow
 def test_activation_that_is_turned_off(environment: Environment) -> None:
     record = environment.record(status=0, MXNET_TENSORRT_AUTOLOAD="0")
     assert "error" not in record["mxnet"], "what is asked there is whether MXNet itself is in order"
