@@ -1,4 +1,4 @@
-"""What several families of operators share: axes, layouts and the parameter records that MXNet reuses."""
+"""What several families of operators share: dtypes, axes, layouts, checks, and pieces of ONNX."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGEST_TOPK = 3840
 """TensorRT's limit for the number of elements that a TopK returns."""
 
 LARGEST_CONSTANT = 2**20
-"""How many elements of a result are written into the model one by one."""
+"""How many elements at most of a result are written into the model one by one."""
 
 _RANGES = {dtype: np.iinfo(dtype) for dtype in INTS}
 

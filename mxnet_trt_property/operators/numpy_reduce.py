@@ -13,7 +13,7 @@ from mxnet_trt_property.operators.common import FLOAT32, NUMBERS, check_dtype, d
 from mxnet_trt_property.operators.reduce import ArgParameters, arg
 from mxnet_trt_property.operators.registry import FLOATS, NodeInfo, Parameters, operator, reason
 
-_LARGEST_HALF = 65504.0
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)

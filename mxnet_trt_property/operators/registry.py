@@ -205,7 +205,7 @@ def operator(
     folds: bool = False,
     zero_dim: bool = False,
 ) -> Callable[[Emit], Emit]:
-    """Registers the decorated emit function as the entry for each name in `names`.
+    """Registers the decorated emit function as the entry for each name in `names`; the arguments are Operator's.
 
     Raises:
         ValueError: A name has an entry already; two entries for one operator would drift apart.

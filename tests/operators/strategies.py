@@ -30,6 +30,11 @@ NUMBERS = (*FINITE, float("inf"), float("-inf"))
 
 SPECIAL = (*NUMBERS, float("nan"))
 
+OPERANDS = st.sampled_from(
+    (0, 1, -1, 2, 3, -2.5, 0.5, 7, -7, 1e-30, 1e5, -1e20, float("inf"), float("-inf"), float("nan"))
+)
+"""Draws a parameter that is a number beside those of a tensor; float16 does not hold each of them."""
+
 
 class Call:
     """Builds a symbol of one operator; prints as the code that makes it, so that a failing row can be pasted."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.harness import Refusal, Row
 from tests.operators.rows import test_accepted as test_accepted
 from tests.operators.rows import test_refused as test_refused
-from tests.operators.strategies import Call, broadcastable, row, shapes, values
+from tests.operators.strategies import OPERANDS, Call, broadcastable, row, shapes, values
 
 EXACT = "absolute negative sign square".split()
 FLOATING = (
@@ -195,7 +195,7 @@ def _tensors(draw: st.DrawFn, operator: str) -> Row:
 @st.composite
 def _scalar(draw: st.DrawFn, operator: str) -> Row:
     dtype = draw(ALL)
-    scalar = draw(st.sampled_from((0, 1, -1, 2, 3, -2.5, 0.5) if dtype.startswith("float") else (0, 1, 2, 3, 1.5)))
+    scalar = draw(OPERANDS if dtype.startswith("float") else st.sampled_from((0, 1, -1, 2, 3, -7, 1.5, 3e9)))
     call = Call(operator, "x", scalar=scalar, is_int=isinstance(scalar, int))
     is_integer = dtype not in ("bool", "float16", "float32", "float64")
     # To divide an integer by zero ends the process.
@@ -211,9 +211,9 @@ def _where(draw: st.DrawFn, operator: str) -> Row:
     sizes = {name: draw(broadcastable(shape)) for name in names}
     dtypes = {name: condition if name == "z" else dtype for name in names}
     fills = {name: draw(_values_of(kind)) for name, kind in dtypes.items()}
-    parameters = {} if operator == "_npi_where" else {"scalar": draw(st.sampled_from((0, 2, -1.5)))}
+    parameters = {} if operator == "_npi_where" else {"scalar": draw(OPERANDS)}
     if operator == "_npi_where_scalar2":
-        parameters = {"x": draw(st.sampled_from((0, 1.5))), "y": 2}
+        parameters = {"x": draw(OPERANDS), "y": draw(OPERANDS)}
     return row(draw, Call(operator, *names, **parameters), sizes, "float32", dtypes=dtypes, fills=fills)
 
 
