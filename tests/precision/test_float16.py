@@ -57,6 +57,12 @@ def types(model: onnx.ModelProto) -> dict[str, int]:
     return {**found, **{t.name: t.data_type for t in graph.initializer}}
 
 
+# Relative to the output. Inception with random weights magnifies errors: its weights alone, rounded to float16 and
+# run by MXNet in float32, change its output by 2.8e-3.
+TOLERANCE = 5e-3
+TOLERANCES = {"inceptionv3": 1e-2}
+
+
 @pytest.mark.parametrize("name", ["mlp", "lenet", "wavenet", "resnet18_v2"])
 def test_network(name: str) -> None:
     network = zoo.BUILDERS[name]()
@@ -65,7 +71,8 @@ def test_network(name: str) -> None:
     arrays = {**random_arrays(network.symbol, network.data_shapes), **network.arg_params, **network.aux_params, **data}
     expected = outputs(network.symbol, arrays, "NONE")[0]
     found = outputs(network.symbol, arrays, "TensorRT", MXNET_TENSORRT_PRECISION="fp16")[0]
-    assert 1e-6 < relative_error(mx.nd.array(found), mx.nd.array(expected)) < 5e-3, "not float16, or not near"
+    error = relative_error(mx.nd.array(found), mx.nd.array(expected))
+    assert 1e-6 < error < TOLERANCES.get(name, TOLERANCE), "not float16, or not near"
     assert found.dtype == np.float32
     assert np.array_equal(found.argmax(-1), expected.argmax(-1))
 
