@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,3 +30,21 @@ def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module, name in ((executor, "_warned"), (settings, "_warned"), (session, "_announced")):
         monkeypatch.setattr(module, name, set())
+
+
+@pytest.fixture
+def built_models(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The ONNX models that the test has ONNX Runtime build, in order; none is taken from the table of programs."""
+    from mxnet_trt_property import programs
+    from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
+
+    models: list[bytes] = []
+    build = OnnxRuntimeEngine.build
+
+    def recording_build(self: Any, model: bytes, *rest: Any) -> Any:
+        models.append(model)
+        return build(self, model, *rest)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "build", recording_build)
+    programs.clear()
+    return models

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from mxnet_trt_property import programs
-from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.engines.trt import build_ahead_of_time
 from tests.models import sequences, vision
 from tests.models.build import Network
@@ -43,16 +40,7 @@ MOST_SUBGRAPHS = 2
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_application(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    models: list[bytes] = []
-    build = OnnxRuntimeEngine.build
-
-    def recording_build(self: Any, model: bytes, *rest: Any) -> Any:
-        models.append(model)
-        return build(self, model, *rest)
-
-    monkeypatch.setattr(OnnxRuntimeEngine, "build", recording_build)
-    programs.clear()
+def test_application(name: str, built_models: list[bytes]) -> None:
     network = BUILDERS[name]()
     data = network.data()
     _, expected = run(network, "NONE", data)
@@ -65,7 +53,7 @@ def test_application(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     left = [node["op"] for node in nodes if node["op"] not in ("null", "_TensorRT")]
     taken = len(taken_nodes(executor))
     assert taken >= LEAST_TAKEN * (taken + len(left)), left
-    assert len(models) <= MOST_SUBGRAPHS, left
+    assert len(built_models) <= MOST_SUBGRAPHS, left
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
-    for model in models:
+    for model in built_models:
         assert len(build_ahead_of_time(model)) > 1000

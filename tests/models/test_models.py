@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from mxnet_trt_property import programs
-from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.engines.trt import build_ahead_of_time
 from tests.models import zoo
 from tests.models.build import Network
@@ -33,16 +31,7 @@ def run(network: Network, name: str, data: dict[str, Any]) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", cases(zoo.BUILDERS))
-def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    models: list[bytes] = []
-    build = OnnxRuntimeEngine.build
-
-    def recording_build(self: Any, model: bytes, *rest: Any) -> Any:
-        models.append(model)
-        return build(self, model, *rest)
-
-    monkeypatch.setattr(OnnxRuntimeEngine, "build", recording_build)
-    programs.clear()
+def test_network(name: str, built_models: list[bytes]) -> None:
     network = zoo.BUILDERS[name]()
     data = network.data()
     _, expected = run(network, "NONE", data)
@@ -52,9 +41,9 @@ def test_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found) == len(expected)
     for ours, stock in zip(found, expected):
         assert relative_error(ours, stock) <= TOLERANCE
-    assert len(models) == 1
+    assert len(built_models) == 1
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this machine")
-    assert len(build_ahead_of_time(models[0])) > 1000
+    assert len(build_ahead_of_time(built_models[0])) > 1000
 
 
 def test_wavenet_splits_where_its_gate_is_excluded() -> None:

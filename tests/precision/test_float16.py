@@ -15,7 +15,6 @@ import pytest
 
 import mxnet_trt_property
 from mxnet_trt_property import precision
-from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.errors import EngineError, SettingError
 from tests.harness import build_engine, converted_model
 from tests.models import sequences, vision, zoo
@@ -86,16 +85,8 @@ def test_vision_network(name: str) -> None:
 @pytest.mark.parametrize(
     "build", [vision.ssd, sequences.bert, sequences.crnn, sequences.language_model], ids=lambda build: build.__name__
 )
-def test_application(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_application(build: Any, built_models: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Loops, recurrent layers, masks of attention; and what is written is a model that TensorRT builds."""
-    models: list[bytes] = []
-    stock = OnnxRuntimeEngine.build
-
-    def recording_build(self: Any, model: bytes, *rest: Any) -> Any:
-        models.append(model)
-        return stock(self, model, *rest)
-
-    monkeypatch.setattr(OnnxRuntimeEngine, "build", recording_build)
     network = build()
     data = network.data()
     _, expected = run(network, "NONE", data)
@@ -104,9 +95,9 @@ def test_application(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, found = run(network, "TensorRT", data)
     for ours, theirs in zip(found, expected):
         assert relative_error(ours, theirs) < 5e-3
-    assert models
+    assert built_models
     pytest.importorskip("tensorrt_rtx")
-    for model in models:
+    for model in built_models:
         onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
         build_engine(model)
 
