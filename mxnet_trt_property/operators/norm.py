@@ -162,10 +162,11 @@ class LayerNormParameters(Parameters):
 
 def _check_layer_norm(params: LayerNormParameters, node: NodeInfo) -> Optional[str]:
     data = node.inputs[0]
-    if params.axis == -1:
-        return None
     if data.shape is None:
-        return needs_shape(f"axis {params.axis}")
+        return None if params.axis == -1 else needs_shape(f"axis {params.axis}")
+    # There is nothing to normalize, and some versions of ONNX Runtime (1.23) refuse to.
+    if data.shape[positive(params.axis, len(data.shape))] == 1:
+        return reason("size of the axis", found=1, required="2 or more")
     # Over other axes MXNet sums in float16, and is off by more than any engine.
     if data.dtype == np.float16 and positive(params.axis, len(data.shape)) != len(data.shape) - 1:
         return reason("dtype", found=f"float16 over axis {params.axis}", required="float32, or the last axis")

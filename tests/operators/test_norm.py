@@ -107,6 +107,7 @@ REFUSED = [
         "gamma: found a value that changes",
     ),
     Refusal("BatchNorm", "axis_of_unknown", _op("BatchNorm", axis=-1), {}, "axis -1: found an unknown shape"),
+    Refusal("LayerNorm", "nothing_to_normalize", _op("LayerNorm"), {"x": (3, 1)}, "size of the axis: found 1"),
     Refusal("LayerNorm", "axis_in_half", _op("LayerNorm", axis=1), IMAGE, "float16 over axis 1", {"x": "float16"}),
     Refusal("LayerNorm", "axis_of_unknown", _op("LayerNorm", axis=1), {}, "axis 1: found an unknown shape"),
     Refusal(

@@ -27,14 +27,14 @@ EDGES = (
 )
 
 
-# The newest one for Python 3.9 gives NaN for sqrt(inf), 0 for sqrt(-0), and 1 for erf(NaN): docs/compatibility.md.
-HAS_FAULTS = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 20)
-FAULTY = {"sqrt": (math.inf,), "rsqrt": (math.inf, -0.0), "erf": (math.nan,)}
+# What ONNX Runtime gets wrong up to a version: docs/compatibility.md.
+RUNTIME = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
+FAULTS = {"sqrt": ((1, 19), (math.inf,)), "rsqrt": ((1, 19), (math.inf, -0.0)), "erf": ((1, 23), (math.nan,))}
 
 
 def _edges(name):
-    wrong = [str(v) for v in FAULTY.get(name, ())] if HAS_FAULTS else []
-    values = [v for v in EDGES if str(v) not in wrong]
+    last, wrong = FAULTS.get(name, ((0, 0), ()))
+    values = [v for v in EDGES if last < RUNTIME or str(v) not in map(str, wrong)]
     return lambda rng, shape: np.resize(np.array(values), shape)
 
 
