@@ -304,6 +304,8 @@ def freeze_in_place(symbol: Any, values: Mapping[str, Any]) -> frozenset[str]:
 
 def _freeze(made: backend.Partitioned, values: Mapping[str, Any]) -> backend.Partitioned:
     """Freezes weights into the TensorRT nodes, or says once why it cannot and leaves them with the program."""
+    if not values:
+        return made
     try:
         new, names = _frozen_symbol(made.symbol, values)
     except FrozenWeightsError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Parameters:
         Raises:
             ParameterError: A text does not parse, a required one is missing, or one is unknown.
         """
-        hints = typing.get_type_hints(cls)
+        hints = _type_hints(cls)
         names = {f.name for f in dataclasses.fields(cls)}
         values: dict[str, Any] = {}
         for key, text in attrs.items():
@@ -67,6 +68,12 @@ class Parameters:
             return cls(**values)
         except TypeError as error:
             raise ParameterError(f"a required attribute is missing ({error})") from error
+
+
+@functools.cache
+def _type_hints(record: type[Parameters]) -> Mapping[str, Any]:
+    """Returns the annotations of a record, evaluated; Python takes longer for that than for all else in `parse`."""
+    return typing.get_type_hints(record)
 
 
 def _parse(owner: str, key: str, text: str, kind: Any) -> Any:
