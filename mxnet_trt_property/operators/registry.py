@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -70,10 +69,14 @@ class Parameters:
             raise ParameterError(f"a required attribute is missing ({error})") from error
 
 
-@functools.cache
 def _type_hints(record: type[Parameters]) -> Mapping[str, Any]:
     """Returns the annotations of a record, evaluated; Python takes longer for that than for all else in `parse`."""
-    return typing.get_type_hints(record)
+    if record not in _TYPE_HINTS:
+        _TYPE_HINTS[record] = typing.get_type_hints(record)
+    return _TYPE_HINTS[record]
+
+
+_TYPE_HINTS: dict[type[Parameters], Mapping[str, Any]] = {}
 
 
 def _parse(owner: str, key: str, text: str, kind: Any) -> Any:
