@@ -62,6 +62,15 @@ def install() -> None:
         _installed = True
 
 
+def _by_name(
+    signature: inspect.Signature, owner: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns a method's arguments by name, with defaults; a wrong call fails as the stock one does, with TypeError."""
+    bound = signature.bind(owner, *args, **kwargs)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if name != "self"}
+
+
 def _when_on(
     stock: Callable[..., Any],
     ours: Callable[[Any, Mapping[str, Any]], Any],
@@ -74,11 +83,7 @@ def _when_on(
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not settings.backend_is_on() and not also(self):
             return stock(self, *args, **kwargs)
-        bound = signature.bind(self, *args, **kwargs)  # a wrong call fails as the stock one does, with TypeError
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        arguments.pop("self")
-        return ours(self, arguments)
+        return ours(self, _by_name(signature, self, args, kwargs))
 
     return wrapper
 
@@ -89,11 +94,7 @@ def _with_stock(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable
 
     @functools.wraps(stock)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        arguments.pop("self")
-        return ours(stock, symbol=self, arguments=arguments)
+        return ours(stock, symbol=self, arguments=_by_name(signature, self, args, kwargs))
 
     return wrapper
 
@@ -123,12 +124,9 @@ def _for_backend(stock: Callable[..., Any], ours: Callable[[Any, Mapping[str, An
 
     @functools.wraps(stock)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        if bound.arguments["backend"] != settings.BACKEND:
+        arguments = _by_name(signature, self, args, kwargs)
+        if arguments["backend"] != settings.BACKEND:
             return stock(self, *args, **kwargs)
-        bound.apply_defaults()
-        arguments = dict(bound.arguments)
-        arguments.pop("self")
         return ours(self, arguments)
 
     return wrapper

@@ -23,11 +23,9 @@ def open_nodes(decisions: Partition, tensors: infer.Tensors) -> set[int]:
         decisions: The groups.
         tensors: What is known of the edges of the whole graph.
     """
-    members: dict[int, list[int]] = {}
-    for decision in decisions.taken:
-        members.setdefault(decision.group, []).append(decision.node.id)
     found: set[int] = set()
-    for group in members.values():
+    for nodes in decisions.members.values():
+        group = [node.id for node in nodes]
         sources = {i for i in group if not decisions.graph.nodes[i].inputs}
         unknown = _unknown_nodes(decisions, tensors, group) if sources else set()
         if unknown:

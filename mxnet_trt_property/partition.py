@@ -66,6 +66,14 @@ class Partition:
         return tuple(d for d in self.decisions.values() if not d.taken)
 
     @property
+    def members(self) -> Mapping[int, list[Node]]:
+        """The nodes of each group, by its id."""
+        found: dict[int, list[Node]] = {}
+        for decision in self.taken:
+            found.setdefault(decision.group, []).append(decision.node)
+        return found
+
+    @property
     def subgraph_count(self) -> int:
         """How many TensorRT nodes the graph gets."""
         return len({d.group for d in self.taken})

@@ -10,7 +10,6 @@ import ctypes
 import itertools
 import json
 import logging
-import math
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -126,7 +125,7 @@ class Session:
         engine = self._entry.engine if self._entry is not None else ""
         size = self._entry.program.size_bytes if self._entry is not None else 0
         nodes = len(set(self.graph.model.node_names.values()))
-        sizes = {w.node: math.prod(w.shape) * w.dtype.itemsize for w in self.graph.model.weights}
+        sizes = self.graph.weight_bytes
         live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
         return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size)
 

@@ -7,10 +7,12 @@ is the i-th variable of the subgraph's JSON text.
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,11 @@ class Subgraph:
     input_positions: tuple[int, ...]
     weight_positions: Mapping[int, int]
     input_names: tuple[str, ...]
+
+    @cached_property
+    def weight_bytes(self) -> Mapping[int, int]:
+        """The size of each weight, by variable id. Computed once: Gluon may make and end a state at each forward."""
+        return {w.node: math.prod(w.shape) * w.dtype.itemsize for w in self.model.weights}
 
 
 _cache: OrderedDict[tuple[Any, ...], Subgraph] = OrderedDict()

@@ -60,12 +60,9 @@ def _refused_by(
     engine: Engine, ask: Any, graph: Graph, tensors: Mapping[Entry, Tensor], found: partition.Partition
 ) -> dict[int, str]:
     """Returns the nodes that the engine refuses, by id, with its reasons."""
-    members: dict[int, list[Node]] = {}
-    for decision in found.taken:
-        members.setdefault(decision.group, []).append(decision.node)
     roles = convert.variable_roles(graph, lambda node: True)
     refused = {}
-    for group in members.values():
+    for group in found.members.values():
         inner, inner_tensors, inner_roles = cut(graph, tensors, roles, group)
         known = (inner_tensors[e] for node in inner.nodes for e in (*node.inputs, Entry(node.id, 0)))
         if any(t.shape is None or t.dtype is None for t in known):

@@ -75,7 +75,7 @@ def page(verdict: explain.Verdict) -> str:
     partition, tensors = verdict.partition, verdict.tensors
     nodes = []
     for group in plot_graph.groups(partition):
-        count = sum(decision.group == group for decision in partition.taken)
+        count = len(partition.members[group])
         picture = _svg({f"inside{group}": plot_graph.inside(partition, tensors, group)})
         # A link to something inside <details> opens it.
         nodes.append(

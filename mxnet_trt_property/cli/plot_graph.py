@@ -93,7 +93,7 @@ def inside(partition: Partition, tensors: Mapping[Entry, Tensor], group: int) ->
 
 def groups(partition: Partition) -> list[int]:
     """Returns the numbers of the TensorRT nodes, as `explain` has them."""
-    return sorted({decision.group for decision in partition.taken})
+    return sorted(partition.members)
 
 
 def _draw(

@@ -37,8 +37,8 @@ from mxnet_trt_property.operators.registry import NodeInfo, Parameters, needs_sh
 
 
 @dataclass(frozen=True)
-class PoolingParameters(Parameters):
-    """Parameters of Pooling; an unset `count_include_pad` means True."""
+class PoolingV1Parameters(Parameters):
+    """Parameters of Pooling_v1, which MXNet has for two spatial axes."""
 
     kernel: tuple[int, ...] = ()
     pool_type: str = "max"
@@ -46,6 +46,12 @@ class PoolingParameters(Parameters):
     pooling_convention: str = "valid"
     stride: tuple[int, ...] = ()
     pad: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PoolingParameters(PoolingV1Parameters):
+    """Parameters of Pooling; an unset `count_include_pad` means True."""
+
     p_value: Optional[int] = None
     count_include_pad: Optional[bool] = None
     layout: Optional[str] = None
@@ -143,18 +149,6 @@ def _counted(
         starts = np.arange(n) * s - p
         found = found[..., None] * np.minimum(k, x + p - starts)
     return found
-
-
-@dataclass(frozen=True)
-class PoolingV1Parameters(Parameters):
-    """Parameters of Pooling_v1, which MXNet has for two spatial axes."""
-
-    kernel: tuple[int, ...] = ()
-    pool_type: str = "max"
-    global_pool: bool = False
-    pooling_convention: str = "valid"
-    stride: tuple[int, ...] = ()
-    pad: tuple[int, ...] = ()
 
 
 def _check_pooling_v1(params: PoolingV1Parameters, node: NodeInfo) -> Optional[str]:
