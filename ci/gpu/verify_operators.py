@@ -2,13 +2,13 @@
 
 usage: python ci/gpu/verify_operators.py --out DIR [--workers N] [--seconds S] [--match TEXT] [--engine NAME]
 
-Each row is bound twice, as its test does: MXNET_SUBGRAPH_BACKEND=NONE is the reference, the engine is the candidate, run
-three times. A row passes if all of its nodes were taken, shapes and dtypes are MXNet's, integers and booleans are equal,
-NaN and infinities are in the same places, and the relative error of each floating-point output in the 2-norm is at most
-that of TF32 (2e-3), of the row's own tolerance, or of its float16 (2e-3).
+Each row is bound twice, as its test does: MXNET_SUBGRAPH_BACKEND=NONE is the reference, the engine is the candidate,
+run three times. A row passes if all of its nodes were taken, but those that the engine refuses; if shapes and dtypes
+are MXNet's, integers and booleans equal, NaN and infinities in the same places; and if the relative error of each
+floating-point output in the 2-norm is at most that of TF32 (2e-3), or the row's own tolerance.
 
-Rows are spread over worker processes; a row that takes its worker with it is named, and the others go on. Prints the rows
-that fail and a summary; writes DIR/operators.json. Exit status 1 if a row failed or was not run.
+Rows are spread over worker processes; a row that takes its worker with it is named, and the others go on. Prints the
+rows that fail and a summary; writes DIR/operators.json. Exit status 1 if a row failed or was not run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import mxnet_trt_property  # noqa: E402, F401 - its shims come before mxnet
 from mxnet_trt_property.cli import bench_machine  # noqa: E402
+from mxnet_trt_property.engines import registry  # noqa: E402
 
 TOLERANCE = 2e-3
 FORWARDS = 3
@@ -54,11 +56,22 @@ def main() -> int:
     missing = sorted(set(names) - {r["row"] for r in records})
     worst = sorted((r for r in records if r["passed"]), key=lambda r: -float(r["error"]))[:10]
     print("largest errors of rows that passed:", ", ".join(f"{r['row']} {r['error']:.1e}" for r in worst))
-    print(f"{len(records) - len(failed)} passed, {len(failed)} failed, {len(missing)} not run, of {len(names)}")
+    refused = [r for r in records if "refused" in r and r["passed"]]
+    for words, rows in groupby(sorted(refused, key=reason_of), key=reason_of):
+        print(f"left to MXNet, {words}: {', '.join(r['row'] for r in rows)}")
+    passed = len(records) - len(failed) - len(refused)
+    print(
+        f"{passed} passed, {len(refused)} left to MXNet, {len(failed)} failed, {len(missing)} not run, of {len(names)}"
+    )
     rows = sorted(records, key=lambda r: str(r["row"]))
     result = {"machine": bench_machine.describe(), "rows": rows, "not_run": missing}
     (arguments.out / "operators.json").write_text(json.dumps(result, indent=0) + "\n")
     return 1 if failed or missing else 0
+
+
+def reason_of(record: dict[str, Any]) -> str:
+    """Returns why the engine refuses a row."""
+    return str(record["refused"])
 
 
 def spread(names: Sequence[str], workers: int, engine: str, deadline: float) -> list[dict[str, Any]]:
@@ -136,7 +149,12 @@ def judge(row: Any, engine: str) -> dict[str, Any]:
         arrays = harness.all_arrays(symbol, row.shapes, row.dtypes, row.fills)
         expected = harness.stock_outputs(symbol, arrays)
         found, report = harness.plugin_outputs(symbol, arrays, engine, FORWARDS)
-        harness.assert_taken(report)
+        refused = registry.get(engine).refused_nodes(harness.row_model(row))
+        if refused:
+            record["refused"] = "; ".join(dict.fromkeys(refused.values()))
+            assert report.refused, "the engine refuses a node and it was taken"
+        else:
+            harness.assert_taken(report)
         assert len(found) == len(expected)
         for ours, theirs in zip(found, expected):
             assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)

@@ -18,6 +18,12 @@ _log = logging.getLogger("mxnet_trt_property")
 _HOPPER = (9, 0)
 _TURING = (7, 5)
 
+# Seen on a GPU; see docs/gpu-verification.md.
+_UNFIT = {
+    "Loop": "each step waits for the host, so that nothing of the engine could be captured in a CUDA graph",
+    "Mod": "of floats it divides in float32, which is wrong for large quotients and beside infinities",
+}
+
 
 class TensorRTEngine:
     """TensorRT by its Python bindings.
@@ -104,8 +110,18 @@ class TensorRTEngine:
         return ()
 
     def refused_nodes(self, model: bytes) -> dict[str, str]:
-        """Returns the nodes of the serialized ONNX `model` that the parser refuses, by name, with its reasons."""
-        return self._library.refused_nodes(model)
+        """Returns the nodes of the serialized ONNX `model` that do not belong in an engine, by name, with reasons.
+
+        They are what the parser refuses, and what it takes and the engine does wrong.
+        """
+        import onnx
+
+        found = {}
+        for node in onnx.load_from_string(model).graph.node:
+            whole = not any(attribute.name == "fmod" and attribute.i for attribute in node.attribute)
+            if node.op_type in _UNFIT and not (node.op_type == "Mod" and whole):
+                found[node.name] = f"an engine does ONNX operator {node.op_type} badly: {_UNFIT[node.op_type]}"
+        return {**self._library.refused_nodes(model), **found}
 
     def build(self, model: bytes, options: Options, device: Device, label: str) -> TensorRTProgram:
         """Builds the serialized ONNX `model` and loads it on the device.
