@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 4
+#define MXTRT_ABI_VERSION 6
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -76,6 +76,8 @@ typedef struct MxtrtCuda {
   int (*graph_launch)(void* graph, void* stream);
   int (*stream_synchronize)(void* stream);
   int (*copy_on_device)(uint64_t target, uint64_t source, size_t bytes, void* stream);
+  int (*event_record)(void* event, void* stream);
+  int (*stream_wait_event)(void* stream, void* event, unsigned int flags);
 } MxtrtCuda;
 
 // How one array and a captured run come together.
@@ -93,6 +95,11 @@ typedef struct MxtrtReplaySpec {
   void* context;  // CUcontext
   void* graph;    // CUgraphExec
   void* stream;   // where host arrays run, waited for; NULL: GPU arrays, on the stream of the call, not waited for
+  // GPU arrays only. A run that can start early does so on `early_stream`, and `done` is recorded behind it; `idle` is
+  // recorded behind all that works on memory that runs share, by every run of them. NULL where no run starts early.
+  void* early_stream;
+  void* done;
+  void* idle;
   const MxtrtCopy* inputs;
   const MxtrtCopy* outputs;
   int32_t num_inputs;
@@ -121,8 +128,8 @@ MXTRT_EXPORT int mxtrt_state_set_replays(int64_t state_id, void* const* replays,
 // Says that a forward of the state is about to be pushed, and starts its captured run at once if that is safe: nothing
 // of the state is under way, its weights were in order last time, and the run writes staging memory only. The forward
 // then waits for this run, or throws it away if a weight has moved or an input is elsewhere. `inputs` holds the address
-// of each input of the node (of weights NULL); the caller has waited for what is written to them. Returns whether it
-// was started.
+// of each input of the node (of weights NULL); the caller has waited for what is written to them. NULL: the forward is
+// only counted. Returns whether a run was started.
 MXTRT_EXPORT int mxtrt_state_begin(int64_t state_id, void* const* inputs);
 // Makes forks of this process safe, from the first call on; see fork.cc.
 MXTRT_EXPORT void mxtrt_watch_forks(const MxtrtForkApi* api);

@@ -26,6 +26,7 @@ _ATTRIBUTE_MAJOR = 75
 _ATTRIBUTE_MINOR = 76
 _HOST_ALLOC_PORTABLE = 1  # pinned for every context, not only the current one
 _HOST_REGISTER_PORTABLE = 1
+_EVENT_DISABLE_TIMING = 2
 _STREAM_NON_BLOCKING = 1  # does not wait for work on the legacy default stream
 
 _Int = ctypes.c_int
@@ -68,6 +69,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamCreate": (_PPtr, _Uint),
     "cuStreamDestroy_v2": (_Ptr,),
     "cuStreamSynchronize": (_Ptr,),
+    "cuStreamWaitEvent": (_Ptr, _Ptr, _Uint),
+    "cuEventCreate": (_PPtr, _Uint),
+    "cuEventDestroy_v2": (_Ptr,),
+    "cuEventRecord": (_Ptr, _Ptr),
     "cuStreamBeginCapture_v2": (_Ptr, _Int),
     "cuStreamEndCapture": (_Ptr, _PPtr),
     "cuGraphGetEdges_v2": (_Ptr, _PPtr, _PPtr, _Ptr, _PSize),
@@ -355,6 +360,16 @@ class Driver:
     def stream_destroy(self, stream: int) -> None:
         """Destroys a stream; work queued on it still completes."""
         self.call("cuStreamDestroy_v2", "destroying a stream", stream)
+
+    def event_create(self) -> int:
+        """Returns a new event that takes no time, to order streams by."""
+        event = _Ptr()
+        self.call("cuEventCreate", "creating an event", ctypes.byref(event), _EVENT_DISABLE_TIMING)
+        return int(event.value or 0)
+
+    def event_destroy(self, event: int) -> None:
+        """Destroys an event; what waits for it still does."""
+        self.call("cuEventDestroy_v2", "destroying an event", event)
 
     def graph_free(self, executable: int) -> None:
         """Frees an executable graph."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
@@ -18,6 +19,11 @@ from mxnet_trt_property.errors import message
 
 _log = logging.getLogger("mxnet_trt_property")
 _warned: set[str] = set()
+
+# Seconds after which a program on GPU arrays counts as one that does not wait for its inputs, and how many forwards
+# of it then do not ask.
+_LONG_WAIT = 30e-6
+_PAUSE = 64
 
 
 @dataclass
@@ -180,14 +186,13 @@ def attach(
     executor._arg_dict = executor._grad_dict = executor._aux_dict = executor._output_dict = None
     executor.__class__ = TensorRTExecutor
     executor.tensorrt = Attachment(made, make_stock, sessions=sessions)
-    if executor._ctx.device_type == "cpu":
-        # The executor keeps these arrays until it is deleted, and then releases them first.
-        held = (*executor.arg_arrays, *executor.aux_arrays, *executor.outputs)
-        addresses = {address_of(array) for array in held} - {0}
-        for member in sessions:
-            member.keep_in_place(addresses)
-        if len(sessions) == 1:
-            executor.tensorrt.early = _early_start(executor, sessions[0])
+    # The executor keeps these arrays until it is deleted, and then releases them first.
+    held = (*executor.arg_arrays, *executor.aux_arrays, *executor.outputs)
+    addresses = {address_of(array) for array in held} - {0}
+    for member in sessions:
+        member.keep_in_place(addresses)
+    if len(sessions) == 1:
+        executor.tensorrt.early = _early_start(executor, sessions[0])
     return executor
 
 
@@ -195,6 +200,8 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[]
     """Returns the function behind Attachment.early.
 
     MXNet's way to the operator costs two changes of thread and 0.3 us for each of its inputs; meanwhile the GPU works.
+    With arrays on a GPU a program may feed and run without ever waiting. It must not be made to wait for its input
+    here, so that a wait is answered by a pause: the next forwards go MXNet's way.
     """
     names = member.graph.input_names
     if not all(name in executor.arg_dict for name in names):
@@ -205,10 +212,20 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[]
     library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
     handles = [array.handle for array in inputs]
     state_id = ctypes.c_int64(member.state_id)
+    on_gpu = executor._ctx.device_type == "gpu"
+    pause = 0
 
     def early() -> None:
+        nonlocal pause
+        if pause:
+            pause -= 1
+            library.mxtrt_state_begin(state_id, None)
+            return
+        start = time.perf_counter()
         for handle in handles:
             check(wait(handle))
+        if on_gpu and time.perf_counter() - start > _LONG_WAIT:
+            pause = _PAUSE
         for position, array in positions:
             addresses[position] = address_of(array)  # MXNet moves an array that changes its memory layout
         library.mxtrt_state_begin(state_id, addresses)

@@ -164,7 +164,7 @@ class Session:
         return bool(self._attached)
 
     def keep_in_place(self, addresses: Iterable[int]) -> None:
-        """Takes the caller's word that host arrays at these addresses stay until `release_arrays`."""
+        """Takes the caller's word that arrays at these addresses stay until `release_arrays`."""
         self._stable = frozenset(addresses)
 
     def release_arrays(self) -> None:

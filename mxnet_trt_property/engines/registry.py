@@ -87,7 +87,7 @@ class ReplayableRunner(Runner, Protocol):
         """
 
     def pin(self, addresses: Iterable[int]) -> None:
-        """Takes the caller's word that host arrays at these addresses stay until `unpin`."""
+        """Takes the caller's word that arrays at these addresses stay until `unpin`."""
 
     def unpin(self) -> None:
         """Forgets captured runs that work on such arrays; no replay may be under way."""

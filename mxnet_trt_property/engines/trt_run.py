@@ -298,7 +298,7 @@ class TensorRTRunner:
             return [c.handle(input_positions) for c in self._resources.captures.runs]
 
     def pin(self, addresses: Iterable[int]) -> None:
-        """Takes the caller's word that arrays at these host addresses stay until `unpin`: they are copied in place."""
+        """Takes the caller's word that arrays at these addresses stay until `unpin`."""
         with self._resources.lock, self._driver.on_device(self._engine.gpu_index):
             self._resources.captures.set_stable(addresses)
 
@@ -318,10 +318,14 @@ class TensorRTRunner:
             raise EngineError(message(f"{self._engine.label} has no captured run", next_step="call run() first"))
         return replay
 
-    def use_own_memory(self) -> None:
-        """Gives the execution context device memory of the runner's for every tensor, until the next `prepare()`."""
+    def use_own_memory(self, inputs: bool = True) -> None:
+        """Gives the execution context device memory of the runner's for the outputs, until the next `prepare()`.
+
+        Args:
+            inputs: Whether the inputs get such memory as well.
+        """
         for slot in self.slots:
-            if slot.bound:
+            if slot.bound and (inputs or not slot.is_input):
                 self._give(slot, self._own(slot))
         self._prepared = None
 
@@ -334,12 +338,12 @@ class TensorRTRunner:
         Raises:
             EngineError: The library or the driver refused.
         """
-        self.enqueue_parts(stream, copies=True)
+        self.enqueue_parts(stream, copies_in=True, copies_out=True)
 
-    def enqueue_parts(self, stream: int, copies: bool) -> None:
+    def enqueue_parts(self, stream: int, copies_in: bool, copies_out: bool) -> None:
         """Does what `enqueue` does, without the copies where they are not wanted."""
         for slot in self.slots:
-            if copies and slot.is_input and slot.own and slot.nbytes:
+            if copies_in and slot.is_input and slot.own and slot.nbytes:
                 if self._host_arrays:
                     self._driver.copy_to_device(slot.own, slot.pinned, slot.nbytes, stream)
                 elif slot.given == slot.own:
@@ -355,7 +359,7 @@ class TensorRTRunner:
                 )
             )
         for slot in self.slots:
-            if copies and not slot.is_input and slot.own and slot.nbytes:
+            if copies_out and not slot.is_input and slot.own and slot.nbytes:
                 if self._host_arrays:
                     self._driver.copy_to_host(slot.pinned, slot.own, slot.nbytes, stream)
                 elif slot.given == slot.own:

@@ -219,7 +219,8 @@ def _edges(extent: str, number: np.ndarray[Any, Any], count: int, rounding: str,
     extents that occur are looked up.
     """
     sizes = np.arange(_TABLED_EXTENTS, dtype=FLOAT32)[:, None]
-    known = {"Floor": np.floor, "Ceil": np.ceil}[rounding](sizes / FLOAT32.type(count) * number)
+    products = sizes / FLOAT32.type(count) * number
+    known = np.floor(products) if rounding == "Floor" else np.ceil(products)
     last = w.scalar(_TABLED_EXTENTS - 1, FLOAT32)
     place = w.reshape(w.cast(w.node("Min", [extent, last]), INT32), (-1,))
     found = w.node("Gather", [w.constant(known.astype(FLOAT32)), place], axis=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import mmap
@@ -74,6 +75,26 @@ def test_arrays_that_stay_are_pinned_and_used_in_place(engine: trt.TensorRTEngin
     assert cuda.pins() == 0
     runner.run([buffer(x)], [buffer(y)], 0)
     assert np.array_equal(y, np.maximum(x, 0))
+    runner.close()
+
+
+def test_a_run_on_gpu_arrays_that_stay_can_start_early(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    """It reads the arrays and writes memory of the runner's; its results are copied when MXNet's stream is there."""
+    runner = engine.build(models.relu(LARGE), Options(), GPU, "tensorrt0").runner(GPU)
+    x, y = Aligned(random(LARGE, 0)), Aligned(random(LARGE, 1))
+    runner.run([x.buffer], [y.buffer], 7)  # through a capture of arrays that were not promised
+    assert len(runner.native_replays([0])) == 1
+    runner.pin([x.buffer.address, y.buffer.address])
+    runner.run([x.buffer], [y.buffer], 7)
+    in_place, early = runner.native_replays([0])
+    for seed, handle in enumerate((in_place, early, early, in_place)):
+        x.array[...] = random(LARGE, seed)
+        y.array[...] = np.nan
+        inputs, outputs = ((ctypes.c_void_p * 1)(a.buffer.address) for a in (x, y))
+        assert native.library().mxtrt_replay_run(handle, inputs, outputs, None) == native.OK
+        assert np.array_equal(y.array, np.maximum(x.array, 0))
+    runner.unpin()
+    assert runner.native_replays([0]) == []
     runner.close()
 
 
