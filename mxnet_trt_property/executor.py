@@ -20,9 +20,10 @@ from mxnet_trt_property.errors import message
 _log = logging.getLogger("mxnet_trt_property")
 _warned: set[str] = set()
 
-# Seconds after which a program on GPU arrays counts as one that does not wait for its inputs, and how many forwards
-# of it then do not ask.
-_LONG_WAIT = 30e-6
+# Waits of more seconds than this, so many one after the other, are those of a program that feeds GPU arrays without
+# waiting; and how many of its forwards then do not ask. A single one may be a thread that was not woken in time.
+_LONG_WAIT = 50e-6
+_LONG_WAITS = 3
 _PAUSE = 64
 
 
@@ -201,7 +202,7 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[]
 
     MXNet's way to the operator costs two changes of thread and 0.3 us for each of its inputs; meanwhile the GPU works.
     With arrays on a GPU a program may feed and run without ever waiting. It must not be made to wait for its input
-    here, so that a wait is answered by a pause: the next forwards go MXNet's way.
+    here, so that waits are answered by a pause: the next forwards go MXNet's way.
     """
     names = member.graph.input_names
     if not all(name in executor.arg_dict for name in names):
@@ -213,10 +214,10 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[]
     handles = [array.handle for array in inputs]
     state_id = ctypes.c_int64(member.state_id)
     on_gpu = executor._ctx.device_type == "gpu"
-    pause = 0
+    pause = long_waits = 0
 
     def early() -> None:
-        nonlocal pause
+        nonlocal pause, long_waits
         if pause:
             pause -= 1
             library.mxtrt_state_begin(state_id, None)
@@ -224,8 +225,10 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[]
         start = time.perf_counter()
         for handle in handles:
             check(wait(handle))
-        if on_gpu and time.perf_counter() - start > _LONG_WAIT:
-            pause = _PAUSE
+        if on_gpu:
+            long_waits = long_waits + 1 if time.perf_counter() - start > _LONG_WAIT else 0
+            if long_waits >= _LONG_WAITS:
+                pause, long_waits = _PAUSE, _LONG_WAITS - 1
         for position, array in positions:
             addresses[position] = address_of(array)  # MXNet moves an array that changes its memory layout
         library.mxtrt_state_begin(state_id, addresses)

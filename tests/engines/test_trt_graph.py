@@ -15,7 +15,7 @@ import pytest
 
 import mxnet_trt_property
 from mxnet_trt_property import cuda_graph, native, programs
-from mxnet_trt_property.engines import registry, trt
+from mxnet_trt_property.engines import registry, trt, trt_run
 from mxnet_trt_property.engines.registry import Device, Options
 from mxnet_trt_property.errors import EngineError
 from tests.engines import models
@@ -215,6 +215,15 @@ def in_executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) ->
     gc.collect()
 
 
+@pytest.fixture(params=["cpu", "gpu"])
+def started_early(request: pytest.FixtureRequest, in_executors: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test with runners for arrays in host memory and with those for a GPU, whose memory is the host's here."""
+    if request.param == "gpu":
+        monkeypatch.setattr(trt_run.TensorRTProgram, "runner", lambda self, device: trt_run.TensorRTRunner(
+            self.load(device.gpu_index), host_arrays=False
+        ))  # fmt: skip
+
+
 def bound(symbol: Any, name: str, shapes: dict[str, tuple[int, ...]]) -> Any:
     """Returns a filled executor."""
     with backend(name):
@@ -268,7 +277,7 @@ def test_new_weights_end_the_replay(in_executors: None, cuda: FakeCuda) -> None:
     assert native.callback_count() == calls
 
 
-def test_a_run_is_started_before_mxnet_gets_to_it(in_executors: None, cuda: FakeCuda) -> None:
+def test_a_run_is_started_before_mxnet_gets_to_it(started_early: None, cuda: FakeCuda) -> None:
     shapes = {"data": (16, 3, 32, 32)}
     stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
     for executor in (stock, ours):
@@ -285,7 +294,7 @@ def test_a_run_is_started_before_mxnet_gets_to_it(in_executors: None, cuda: Fake
     assert relative_error(ours.outputs[0], expected) < 1e-5
 
 
-def test_a_started_run_is_thrown_away_when_a_weight_moved(in_executors: None, cuda: FakeCuda) -> None:
+def test_a_started_run_is_thrown_away_when_a_weight_moved(started_early: None, cuda: FakeCuda) -> None:
     shapes = {"data": (16, 3, 32, 32)}
     stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
     for executor in (stock, ours):
@@ -296,7 +305,7 @@ def test_a_started_run_is_thrown_away_when_a_weight_moved(in_executors: None, cu
         assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
 
 
-def test_forwards_that_are_not_waited_for(in_executors: None, cuda: FakeCuda) -> None:
+def test_forwards_that_are_not_waited_for(started_early: None, cuda: FakeCuda) -> None:
     shapes = {"data": (16, 3, 32, 32)}
     stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
     results = []
