@@ -285,13 +285,34 @@ def test_a_run_is_started_before_mxnet_gets_to_it(started_early: None, cuda: Fak
     launches, calls = cuda.launches(), native.callback_count()
     early = ours.tensorrt.early
     assert early is not None
-    early()
+    early({})
     assert cuda.launches() == launches + 1
     expected = stock.forward()[0].asnumpy()
     mx.executor.Executor.forward(ours)[0].wait_to_read()  # takes the run that was started
     assert cuda.launches() == launches + 1
     assert native.callback_count() == calls
     assert relative_error(ours.outputs[0], expected) < 1e-5
+
+
+def test_a_small_input_is_staged_while_mxnet_copies_it(in_executors: None, cuda: FakeCuda) -> None:
+    """The run starts on the array that was given; what the executor's array held before does not count."""
+    shapes = {"data": (2, 3, 8, 8)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    ours.forward()[0].wait_to_read()
+    calls = native.callback_count()
+    for seed in range(3):
+        data = mx.nd.array(random(shapes["data"], seed))
+        launches = cuda.launches()
+        ours.tensorrt.early({"data": data})
+        ours.arg_dict["data"][:] = data
+        found = mx.executor.Executor.forward(ours)[0].asnumpy()
+        assert cuda.launches() == launches + 1
+        assert relative_error(found, stock.forward(data=data)[0]) < 1e-5
+    for seed, dtype in enumerate(("float64", "float16", "float32")):  # of another dtype the copy is what counts
+        data = mx.nd.array(random(shapes["data"], seed), dtype=dtype)
+        assert relative_error(ours.forward(data=data)[0], stock.forward(data=data.astype("float32"))[0]) < 1e-5
+        assert relative_error(ours.arg_dict["data"], data.astype("float32")) == 0
+    assert native.callback_count() == calls
 
 
 def test_a_started_run_is_thrown_away_when_a_weight_moved(started_early: None, cuda: FakeCuda) -> None:
