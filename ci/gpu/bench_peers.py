@@ -125,8 +125,8 @@ def measure(
         _drop_wrong_peers(row, made, inputs[0], expected[0])
         if bench.compare(row, made, inputs[0], expected[0]):
             rounds = bench.interleave(made.variants, arguments.rounds, arguments.seconds)
-            for name in _drop_wrong_peers(row, made, inputs[1], expected[1]):
-                del rounds[name]
+            for wrong in _drop_wrong_peers(row, made, inputs[1], expected[1]):
+                del rounds[wrong]
             if bench.compare(row, made, inputs[1], expected[1]):
                 bench.summarize(row, rounds)
     return row
