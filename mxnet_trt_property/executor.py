@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
@@ -72,7 +74,14 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
                 for output in outputs:
                     output.wait_to_read()
         except MXNetError as error:
-            if settings.value("ON_ERROR") != "fallback":
+            interrupted = any(member.interrupted for member in state.sessions)
+            if interrupted and threading.current_thread() is threading.main_thread():
+                if os.environ.get("MXNET_ENGINE_TYPE") == "NaiveEngine":
+                    warn_once("Ctrl-C stopped a forward of MXNet's NaiveEngine, which cannot run that graph again after"
+                              " any error: the executor goes on with MXNet")  # fmt: skip
+                    state.use_twin = True
+                raise KeyboardInterrupt from error
+            if interrupted or settings.value("ON_ERROR") != "fallback":
                 raise
             _log.warning(
                 message(

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -257,6 +257,7 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_set_callbacks.argtypes = [ctypes.POINTER(CCallbacks)]
     lib.mxtrt_callback_count.restype = ctypes.c_uint64
     lib.mxtrt_error.restype = ctypes.c_char_p
+    lib.mxtrt_interrupt_count.restype = ctypes.c_uint64
     lib.mxtrt_replay_new.argtypes = [ctypes.POINTER(CReplaySpec)]
     lib.mxtrt_replay_new.restype = ctypes.c_void_p
     lib.mxtrt_replay_free.argtypes = [ctypes.c_void_p]

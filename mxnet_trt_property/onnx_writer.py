@@ -24,6 +24,9 @@ OPSET = 17
 # IR version 8 is the one that came with opset 17; a higher one would be refused by older runtimes.
 IR_VERSION = 8
 
+# The mark, as doc_string, of initializers that are no weights: their values never change.
+CONSTANT = "constant"
+
 # One protobuf message must be smaller than this, and the model with its weights is one message.
 MAX_MODEL_BYTES = 2**31 - 1
 
@@ -93,6 +96,7 @@ class OnnxWriter:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = numpy_helper.from_array(array, self._unique("constant"))
+            self._constants[key].doc_string = CONSTANT
         return str(self._constants[key].name)
 
     def scalar(self, value: float, dtype: np.dtype[Any]) -> str:

@@ -36,7 +36,7 @@ def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C compiler to build the fake CUDA driver with")
     target = tmp_path_factory.mktemp("cuda") / "libfakecuda.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, HERE / "fake_cuda.c"], check=True)
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-pthread", "-o", target, HERE / "fake_cuda.c"], check=True)
     return target
 
 
@@ -75,9 +75,10 @@ def cuda(fake_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCu
     monkeypatch.delenv("FAKE_CUDA_MODE", raising=False)
     fake = FakeCuda(Driver(str(fake_library)), ctypes.CDLL(str(fake_library)), str(fake_library))
     fake_tensorrt.State.record = fake.library.fake_record
+    fake_tensorrt.State.device = fake.library.fake_current_device
     before = fake.live()
     yield fake
-    fake_tensorrt.State.record = None
+    fake_tensorrt.State.record = fake_tensorrt.State.device = None
     assert fake.depth() == 0, "a context was pushed and not popped"
     assert fake.live() == before, "device memory, pinned memory or streams were not freed"
 
