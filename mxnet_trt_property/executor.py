@@ -138,7 +138,8 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         """Waits for the forward under way and lets go of the arrays' memory before MXNet frees the executor."""
         state = getattr(self, "tensorrt", None)
         if state is not None and state.sessions:
-            for output in self.outputs:
+            # Handles of our own: where the collector frees a cycle, it may have freed the arrays of `outputs` already.
+            for output in self._get_outputs():
                 try:
                     output.wait_to_read()
                 except MXNetError:

@@ -218,13 +218,14 @@ class Session:
         return left
 
     def _attach_replays(self) -> None:
-        """Gives C++ the captured runs, so that the next forwards need no Python."""
+        """Gives C++ the captured runs, so that the next forwards need no Python.
+
+        Also those that it has had: it forgets them when the driver refuses one.
+        """
         if self._replayable is None:
             return
-        replays = tuple(self._replayable.native_replays(self.input_positions))
-        if replays != self._attached:
-            native.set_replays(self.state_id, replays)
-            self._attached = replays
+        self._attached = tuple(self._replayable.native_replays(self.input_positions))
+        native.set_replays(self.state_id, self._attached)
 
     def _detach_replays(self) -> None:
         if self._attached:
@@ -342,6 +343,9 @@ class Session:
     def _give_up_engine(self, error: Exception) -> None:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""
         failed = self._engines[0]
+        ask_again = getattr(failed, "ask_again", None)
+        if ask_again is not None:
+            ask_again(self._device)
         self._detach_replays()
         if self._entry is not None:
             programs.discard(self._entry)

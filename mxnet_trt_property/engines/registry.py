@@ -157,6 +157,9 @@ class Engine(Protocol):
 
     It may have a method `why_no_refit(options: Options) -> str`: why engines built with these options cannot take new
     weights, or "". One without it cannot.
+
+    It may have a method `ask_again(device: Device) -> None`, called when one of its programs failed on a device: what
+    it remembers of `unusable` may not be true any more.
     """
 
     name: str

@@ -71,6 +71,11 @@ class TensorRTEngine:
                 self._verdicts[device.gpu_index] = reason
             return self._verdicts[device.gpu_index]
 
+    def ask_again(self, device: Device) -> None:
+        """Forgets what `unusable` found for a device on which an engine has failed: the GPU may be lost since."""
+        with self._lock:
+            self._verdicts.pop(device.gpu_index, None)
+
     def _probe(self, gpu_index: int) -> tuple[Optional[str], bool]:
         """Returns why the library refuses a GPU, or None, and whether that will stay so."""
         try:

@@ -249,12 +249,17 @@ class _Resources:
                 # All streams of the device: the last run may be under way on a caller's stream, and that stream
                 # may have been destroyed since, so it cannot be asked.
                 self.driver.synchronize_device()
-            self.captures.close()
+            with contextlib.suppress(CudaError):
+                self.captures.close()
             self.context = None
-            while self.device_memory:
-                self.driver.free(self.device_memory.pop())
-            while self.pinned_memory:
-                self.driver.host_free(self.pinned_memory.pop())
+            for free, addresses in (
+                (self.driver.free, self.device_memory),
+                (self.driver.host_free, self.pinned_memory),
+            ):
+                while addresses:
+                    address = addresses.pop()
+                    with contextlib.suppress(CudaError):
+                        free(address)
             if self.stream:
                 stream, self.stream = self.stream, 0
                 self.driver.stream_destroy(stream)

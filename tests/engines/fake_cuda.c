@@ -307,6 +307,11 @@ size_t fake_used_on(int device) { return used_on(device); }
 /* What tests ask: contexts pushed and not popped, things not freed, copies made. */
 int fake_depth(void) { return depth; }
 int fake_live(void) { return live_device + live_host + live_streams + live_graphs + pins; }
+void fake_forget(void) {
+  live_device = live_host = live_streams = live_graphs = pins = 0;
+  memset(objects, 0, sizeof objects);
+  memset(pinned, 0, sizeof pinned);
+}
 int fake_launches(void) { return launches; }
 int fake_pins(void) { return pins; }
 int fake_copies(void) { return copies; }

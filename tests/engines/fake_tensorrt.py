@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
 import sys
 import types
 from typing import Any, Optional
@@ -60,6 +61,7 @@ class State:
     hidden_weights: tuple[str, ...] = ()  # which a refittable engine has folded into something else
     builds = 0
     refits = 0
+    misplaced = 0  # contexts and engines that were freed while another device than theirs, or none, was current
     executions = 0
     live_contexts = 0
     flags: Optional[int] = None
@@ -173,6 +175,23 @@ class Builder:
 _Work = ctypes.CFUNCTYPE(None)
 
 
+def _note_device(device: int) -> None:
+    if State.device is not None and State.device() != device:
+        State.misplaced += 1
+
+
+def _compute(engine: Any, addresses: dict[str, int]) -> None:
+    arrays = {n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in addresses.items()}
+    feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
+    for value in engine.session.get_inputs():
+        if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
+            feeds[value.name] = np.zeros(value.shape, np.float32)
+    names = [value.name for value in engine.session.get_outputs()]
+    for name, result in zip(names, engine.session.run(names, feeds)):
+        arrays[name][...] = result
+    State.executions += 1
+
+
 class _Context:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
@@ -182,6 +201,7 @@ class _Context:
 
     def __del__(self) -> None:
         State.live_contexts -= 1
+        _note_device(self._engine.device)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if address == 0 or address % 256:
@@ -198,24 +218,12 @@ class _Context:
             self._engine.logger.log(Severity.ERROR, "the fake engine was told to fail")
             return False
         addresses = dict(self._addresses)  # a captured run keeps those of its capture
-        work = _Work(lambda: self._compute(addresses))
+        work = _Work(functools.partial(_compute, self._engine, addresses))  # no reference to the context: no cycle
         if State.record is not None and State.record(ctypes.c_void_p(stream), work):
             self._captured.append(work)
         else:
-            self._compute(addresses)
+            _compute(self._engine, addresses)
         return True
-
-    def _compute(self, addresses: dict[str, int]) -> None:
-        engine = self._engine
-        arrays = {n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in addresses.items()}
-        feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
-        for value in engine.session.get_inputs():
-            if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
-                feeds[value.name] = np.zeros(value.shape, np.float32)
-        names = [value.name for value in engine.session.get_outputs()]
-        for name, result in zip(names, engine.session.run(names, feeds)):
-            arrays[name][...] = result
-        State.executions += 1
 
 
 class _Engine:
@@ -231,6 +239,9 @@ class _Engine:
         self.tensors = {value.name: _Tensor(value) for value in values}
         self._names = list(self.tensors)[::-1]
         self.num_io_tensors = len(self._names)
+
+    def __del__(self) -> None:
+        _note_device(self.device)
 
     def get_tensor_name(self, index: int) -> str:
         return str(self._names[index])
@@ -322,6 +333,6 @@ def install(name: str = "fake_tensorrt_bindings_module") -> str:
     State.refuses_gpu = State.enqueue_fails = State.build_fails = State.no_context = False
     State.cannot_build_refittable = State.refit_fails = False
     State.hidden_weights = ()
-    State.executions = State.builds = State.refits = 0
+    State.executions = State.builds = State.refits = State.misplaced = 0
     State.flags = State.workspace = None
     return name

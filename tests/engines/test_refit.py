@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import mxnet as mx
@@ -15,7 +14,7 @@ import pytest
 
 import mxnet_trt_property
 from mxnet_trt_property import native, programs
-from mxnet_trt_property.engines import registry, trt, trt_refit
+from mxnet_trt_property.engines import trt, trt_refit
 from mxnet_trt_property.engines.registry import Device, Options
 from mxnet_trt_property.errors import EngineError
 from tests.engines import models
@@ -23,20 +22,10 @@ from tests.engines.conftest import FakeCuda
 from tests.engines.fake_tensorrt import State
 from tests.symbols import backend, bound, conv_bn, fill, mlp, random_arrays, relative_error
 
+pytestmark = pytest.mark.usefixtures("in_executors")
+
 CPU = Device("cpu", 0)
 SHAPES = {"data": (2, 3, 8, 8)}
-
-
-@pytest.fixture(autouse=True)
-def in_executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the fake TensorRT the engine of executors."""
-    programs.clear()
-    gc.collect()
-    monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
-    yield
-    gc.collect()
-    programs.clear()
-    gc.collect()
 
 
 class Twins:
