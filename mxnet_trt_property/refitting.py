@@ -31,24 +31,25 @@ class Refitted(NamedTuple):
     reason: str
 
 
-def is_wanted(mode: str, engine: Engine, options: Options, changes: int) -> bool:
+def is_wanted(mode: str, engine: Engine, options: Options, device: Device, changes: int) -> bool:
     """Returns whether an engine is to be built so that it can take new weights.
 
     Args:
         mode: The value of MXNET_TENSORRT_REFIT.
         engine: The engine.
         options: The options of the build.
+        device: Where the arrays lie.
         changes: How often the weights changed while an engine had been built for them.
     """
-    return (mode == ALWAYS or (mode == AUTO and changes > 0)) and not why_not(mode, engine, options)
+    return (mode == ALWAYS or (mode == AUTO and changes > 0)) and not why_not(mode, engine, options, device)
 
 
-def why_not(mode: str, engine: Engine, options: Options) -> str:
-    """Returns why no engine built with these options can take new weights, or ""."""
+def why_not(mode: str, engine: Engine, options: Options, device: Device) -> str:
+    """Returns why no engine built with these options for a device can take new weights, or ""."""
     if mode == NEVER:
         return "MXNET_TENSORRT_REFIT is 'never'"
     ask = getattr(engine, "why_no_refit", None)
-    return f"engine {engine.name} cannot change weights" if ask is None else str(ask(options))
+    return f"engine {engine.name} cannot change weights" if ask is None else str(ask(options, device))
 
 
 def refit(old: programs.Entry, key: programs.Key, model: Callable[[], bytes], device: Device, why: str) -> Refitted:

@@ -259,7 +259,9 @@ class Session:
 
     def _build(self, inputs: Any, stream: int) -> None:
         engine = self._engines[0]
-        wanted = not self._no_refit and refitting.is_wanted(self._config.refit, engine, self._options, self._changes)
+        wanted = not self._no_refit and refitting.is_wanted(
+            self._config.refit, engine, self._options, self._device, self._changes
+        )
         options = dataclasses.replace(self._options, refittable=wanted)
         key = programs.Key(
             self.graph.structure,
@@ -318,7 +320,7 @@ class Session:
         outdated, self._outdated = self._outdated, None
         if outdated is None or outdated.engine != key.engine:
             return refitting.Refitted(None, "")
-        why = self._no_refit or refitting.why_not(self._config.refit, self._engines[0], options)
+        why = self._no_refit or refitting.why_not(self._config.refit, self._engines[0], options, self._device)
         return refitting.refit(outdated, key, model, self._device, why)
 
     def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:

@@ -94,7 +94,7 @@ class OnnxRuntimeEngine:
                 )
         return None
 
-    def why_no_refit(self, options: Options) -> str:
+    def why_no_refit(self, options: Options, device: Device) -> str:
         """Returns why a built session cannot take new weights."""
         return "ONNX Runtime cannot change the weights of a session"
 

@@ -155,8 +155,8 @@ class Engine(Protocol):
     nodes of a serialized ONNX model that it will not build, by name, with a reason each. There, weights are inputs or
     zeros.
 
-    It may have a method `why_no_refit(options: Options) -> str`: why engines built with these options cannot take new
-    weights, or "". One without it cannot.
+    It may have a method `why_no_refit(options: Options, device: Device) -> str`: why engines built with these options
+    for that device cannot take new weights, or "". One without it cannot.
 
     It may have a method `ask_again(device: Device) -> None`, called when one of its programs failed on a device: what
     it remembers of `unusable` may not be true any more.

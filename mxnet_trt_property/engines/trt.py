@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Optional
 
 from mxnet_trt_property.cuda_driver import CudaError, DeviceInfo, Driver, default
+from mxnet_trt_property.engines import trt_refit
 from mxnet_trt_property.engines.registry import Device, Options, check_precision
 from mxnet_trt_property.engines.trt_build import Plan, library
-from mxnet_trt_property.engines.trt_run import TensorRTProgram
+from mxnet_trt_property.engines.trt_run import TensorRTProgram, kernels_overlap_wrongly
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -115,8 +116,8 @@ class TensorRTEngine:
         """Returns the nodes of the serialized ONNX `model` that the parser refuses, by name, with its reasons."""
         return self._library.refused_nodes(model)
 
-    def why_no_refit(self, options: Options) -> str:
-        """Returns why engines built with these options cannot take new weights, or ""."""
+    def why_no_refit(self, options: Options, device: Device) -> str:
+        """Returns why engines built with these options for a device cannot take new weights, or ""."""
         if options.precision not in _REFIT_PRECISIONS:
             return f"the scales of {options.precision} depend on the weights"
         trt = self._library.module()
@@ -124,6 +125,10 @@ class TensorRTEngine:
             return f"{self._library.full_name} has no refitter for ONNX models"
         if self._library.title == "TensorRT" and self._library.version.startswith(_WRONG_REFIT):
             return f"{self._library.full_name} may drop biases in engines that can be refitted, by its release notes"
+        index = device.gpu_index
+        if kernels_overlap_wrongly(self._library, self._driver, index) and not trt_refit.TRUST_OVERLAPPING_KERNELS:
+            gpu = self._driver.device_info(index).describe()
+            return f"{self._library.full_name} lets kernels overlap that must not on {gpu}"
         return ""
 
     def build(self, model: bytes, options: Options, device: Device, label: str) -> TensorRTProgram:
@@ -140,7 +145,7 @@ class TensorRTEngine:
         self._library.verbose = self._library.verbose or options.verbose
         targets = self._targets(self._driver.device_info(device.gpu_index))
         refused = ""
-        if options.refittable and not self.why_no_refit(options):
+        if options.refittable and not self.why_no_refit(options, device):
             try:
                 return self._built(model, options, device, label, targets, refittable=True)
             except BuildInterruptedError:

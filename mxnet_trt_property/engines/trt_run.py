@@ -42,6 +42,11 @@ ALIGNMENT = 256  # of addresses given to TensorRT, in bytes
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "int64": 8, "bool": 1, "uint8": 1}
 
 
+def kernels_overlap_wrongly(library: Library, driver: Driver, gpu_index: int) -> bool:
+    """Whether the library's kernels must be kept from starting before the one in front of them has ended."""
+    return library.title == "TensorRT-RTX" and driver.device_info(gpu_index).compute_capability[0] in _OVERLAP_WRONGLY
+
+
 class TensorRTProgram:
     """A serialized engine, and the engines made of it on each device it is used on.
 
@@ -162,8 +167,7 @@ class _LoadedEngine:
         self.label = label
         self.inputs = plan.inputs
         self.outputs = plan.outputs
-        capability = driver.device_info(gpu_index).compute_capability
-        self.kernels_overlap_wrongly = library.title == "TensorRT-RTX" and capability[0] in _OVERLAP_WRONGLY
+        self.kernels_overlap_wrongly = kernels_overlap_wrongly(library, driver, gpu_index)
         what = f"{library.full_name} cannot load the engine of {label} on GPU {gpu_index}"
         with driver.on_device(gpu_index):
             self.runtime, self.engine = library.load(plan.data, what)

@@ -34,7 +34,7 @@ DataType: Any = enum.IntEnum(
 TensorLocation: Any = enum.IntEnum("TensorLocation", {"DEVICE": 0, "HOST": 1})
 ActivationType = enum.IntEnum("ActivationType", {"RELU": 0})
 MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
-BuilderFlag = enum.IntEnum("BuilderFlag", {"REFIT": 2})
+BuilderFlag = enum.IntEnum("BuilderFlag", {"REFIT": 2, "STRIP_PLAN": 13})
 NetworkDefinitionCreationFlag = enum.IntEnum(
     "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
 )

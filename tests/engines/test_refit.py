@@ -197,6 +197,22 @@ def test_onnx_runtime_builds_again(caplog: pytest.LogCaptureFixture) -> None:
     assert "built again because ONNX Runtime cannot change the weights of a session" in caplog.text
 
 
+def test_where_kernels_overlap_wrongly_engines_are_built_again(
+    engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The fake GPUs are of compute capability 9.0."""
+    caplog.set_level(logging.INFO, "mxnet_trt_property")
+    monkeypatch.setattr(engine._library, "title", "TensorRT-RTX")
+    for trusted in (False, True):
+        monkeypatch.setattr(trt_refit, "TRUST_OVERLAPPING_KERNELS", trusted)
+        twins = Twins(mlp(), {"data": (2, 5)}, MXNET_TENSORRT_REFIT="always")
+        for seed in range(3):
+            twins.give(seed + 10 * trusted)
+            twins.check()
+        assert (twins.report.builds, twins.report.refits) == ((1, 2) if trusted else (3, 0))
+    assert "99.0 lets kernels overlap that must not on GPU 0 (Fake H100, compute capability 9.0)" in caplog.text
+
+
 def test_float16_is_refitted_with_the_rewritten_model() -> None:
     twins = Twins(conv_bn(), SHAPES, MXNET_TENSORRT_PRECISION="fp16", MXNET_TENSORRT_REFIT="always")
     for seed in range(4):
