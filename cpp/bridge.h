@@ -121,7 +121,7 @@ MXTRT_EXPORT void mxtrt_set_groups(const int32_t* groups, int32_t count, const M
 MXTRT_EXPORT void* mxtrt_replay_new(const MxtrtReplaySpec* spec);
 MXTRT_EXPORT void mxtrt_replay_free(void* replay);
 // Runs a replay on arrays given by address. Returns MXTRT_FAIL, with mxtrt_error(), if an array is not where the
-// captured run expects it or the driver refuses.
+// captured run expects it, and the CUDA driver's error code, negative, if the driver refuses.
 MXTRT_EXPORT int mxtrt_replay_run(void* replay, void* const* inputs, void* const* outputs, void* stream);
 // The replays that a state's forwards try, first one first, before they call Python; replaces those it had.
 MXTRT_EXPORT int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count);
@@ -139,6 +139,11 @@ MXTRT_EXPORT int mxtrt_wait_before_fork(void);
 // Ends this process, when it ends by exit(), before the exit handlers and destructors registered so far; output is
 // flushed.
 MXTRT_EXPORT void mxtrt_skip_exit_handlers(void);
+// Counts SIGINT (Ctrl-C) from the call with 1 to the one with 0, before the handler that stands then gets it. Calls may
+// nest. Returns MXTRT_FAIL, and needs no call with 0, where the signal is ignored or ends the process.
+MXTRT_EXPORT int mxtrt_watch_interrupts(int on);
+// How many were counted since the library was loaded.
+MXTRT_EXPORT uint64_t mxtrt_interrupt_count(void);
 // The error text of this thread.
 MXTRT_EXPORT const char* mxtrt_error(void);
 // How many times Python was called since the library was loaded: a replayed forward makes no call.

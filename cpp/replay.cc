@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#include <string>
-
 #include "callbacks.h"
 
 namespace mxtrt {
@@ -149,8 +147,7 @@ int mxtrt_replay_run(void* replay, void* const* inputs, void* const* outputs, vo
   }
   const int status = run->Run(inputs, outputs, stream);
   if (status == 0) return MXTRT_OK;
-  mxtrt::ErrorText() = "the CUDA driver refused to replay a captured run: error " + std::to_string(status);
-  return MXTRT_FAIL;
+  return -status;
 }
 
 }  // extern "C"

@@ -22,14 +22,14 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import compiled_arrays, compiled_file, forks, settings
+from mxnet_trt_property import building, compiled_arrays, compiled_file, forks, settings
 from mxnet_trt_property._version import __version__
 from mxnet_trt_property.compiled_arrays import ArrayError, Tensor
 from mxnet_trt_property.compiled_file import ModelFileError
 from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
-from mxnet_trt_property.errors import EngineError, TensorRTPropertyError, message
+from mxnet_trt_property.errors import BuildInterruptedError, EngineError, TensorRTPropertyError, message
 
 __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileError", "compile", "load"]
 
@@ -417,8 +417,10 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
         onnx = to_float16(onnx, config.keep_fp32, (), LABEL)
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
-            program = engine.build(onnx, options, device, LABEL)
+            program = building.build(engine, onnx, options, device, LABEL)
             return program, engine.name, Seat(program, device)
+        except BuildInterruptedError:
+            raise
         except EngineError as error:
             if following is None or config.on_error == "raise":
                 raise

@@ -86,9 +86,19 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemHostUnregister": (_Ptr,),
 }
 
+# The version of CUDA that brought a function, where not all that TensorRT supports have it.
+_SINCE = dict.fromkeys(("cuGraphGetEdges_v2", "cuGraphRemoveDependencies_v2", "cuGraphAddDependencies_v2"), "12.3")
+
+_LOST = (
+    "CUDA works in no part of this process any more: restart the program; if it comes again, look for 'Xid' in the "
+    "system's log and at nvidia-smi, or set MXNET_TENSORRT_ENGINE=onnxruntime"
+)
 _NEXT_STEPS = {
     OUT_OF_MEMORY: "free device memory, lower MXNET_TENSORRT_WORKSPACE_MB, or set MXNET_TENSORRT_ENGINE=onnxruntime",
     3: "a process forked after CUDA was used cannot use it: start workers with the 'spawn' method",
+    46: "another process holds the GPU, or it is being reset: see nvidia-smi",
+    **dict.fromkeys((214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720), _LOST),
+    803: "update the NVIDIA driver, or reboot: the driver's library and its kernel module are of different versions",
     100: "check that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it",
 }
 
@@ -160,7 +170,7 @@ class Driver:
                 raise CudaError(
                     message(
                         f"The CUDA driver library {self._path} has no function {name}",
-                        required="the driver of CUDA 11 or newer",
+                        required=f"the driver of CUDA {_SINCE.get(name, '11.4')} or newer",
                         next_step="update the NVIDIA driver",
                     )
                 ) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,7 +87,14 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
                 for output in outputs:
                     output.wait_to_read()
         except MXNetError as error:
-            if settings.value("ON_ERROR") != "fallback":
+            interrupted = any(member.interrupted for member in state.sessions)
+            if interrupted and threading.current_thread() is threading.main_thread():
+                if os.environ.get("MXNET_ENGINE_TYPE") == "NaiveEngine":
+                    warn_once("Ctrl-C stopped a forward of MXNet's NaiveEngine, which cannot run that graph again after"
+                              " any error: the executor goes on with MXNet")  # fmt: skip
+                    state.use_twin = True
+                raise KeyboardInterrupt from error
+            if interrupted or settings.value("ON_ERROR") != "fallback":
                 raise
             _log.warning(
                 message(
@@ -142,7 +151,8 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         """Waits for the forward under way and lets go of the arrays' memory before MXNet frees the executor."""
         state = getattr(self, "tensorrt", None)
         if state is not None and state.sessions:
-            for output in self.outputs:
+            # Handles of our own: where the collector frees a cycle, it may have freed the arrays of `outputs` already.
+            for output in self._get_outputs():
                 try:
                     output.wait_to_read()
                 except MXNetError:

@@ -262,6 +262,7 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_set_callbacks.argtypes = [ctypes.POINTER(CCallbacks)]
     lib.mxtrt_callback_count.restype = ctypes.c_uint64
     lib.mxtrt_error.restype = ctypes.c_char_p
+    lib.mxtrt_interrupt_count.restype = ctypes.c_uint64
     lib.mxtrt_replay_new.argtypes = [ctypes.POINTER(CReplaySpec)]
     lib.mxtrt_replay_new.restype = ctypes.c_void_p
     lib.mxtrt_replay_free.argtypes = [ctypes.c_void_p]

@@ -24,6 +24,9 @@ OPSET = 17
 # IR version 8 is the one that came with opset 17; a higher one would be refused by older runtimes.
 IR_VERSION = 8
 
+# The mark, as doc_string, of initializers that are no weights: their values never change.
+CONSTANT = "constant"
+
 # One protobuf message must be smaller than this, and the model with its weights is one message.
 MAX_MODEL_BYTES = 2**31 - 1
 
@@ -134,6 +137,7 @@ class OnnxWriter:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
             tensor = self._constants[key] = numpy_helper.from_array(array, self._unique("constant"))
+            tensor.doc_string = CONSTANT
             if array.size <= _LARGEST_FOLDED:
                 self._small[tensor.name] = array
         return str(self._constants[key].name)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mxnet_trt_property import forks
+from mxnet_trt_property import building, forks
 from mxnet_trt_property.engines.registry import Device, Engine, Options, Program, Runner
 
 # Programs that no session holds are kept up to this many; each holds its weights in memory.
@@ -38,12 +38,21 @@ class Key(NamedTuple):
 
 @dataclass
 class Entry:
-    """A program with its idle runners."""
+    """A program with its idle runners.
+
+    Attributes:
+        program: The program.
+        engine: The name of its engine.
+        seconds: How long the build or the refit took.
+        idle: Runners that nobody uses.
+        users: How many sessions have got the entry and not given it back; one whose engine failed never does.
+    """
 
     program: Program
     engine: str
     seconds: float
     idle: list[Runner] = field(default_factory=list)
+    users: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def take_runner(self, device: Device) -> Runner:
@@ -57,6 +66,7 @@ class Entry:
         """Keeps a runner that its session no longer needs for the next one."""
         with self.lock:
             self.idle.append(runner)
+            self.users -= 1
 
 
 _entries: OrderedDict[Key, Entry] = OrderedDict()
@@ -84,28 +94,68 @@ def get(
     with _lock:
         if key in _entries:
             _entries.move_to_end(key)
-            return _entries[key], False
-        building = _building.setdefault(key, threading.Lock())
-    with building:
+            return _use(_entries[key]), False
+        turn = _building.setdefault(key, threading.Lock())
+    with turn:
         with _lock:
             if key in _entries:
-                return _entries[key], False
+                return _use(_entries[key]), False
         start = time.perf_counter()
         try:
-            program = engine.build(model(), options, device, label)
+            program = building.build(engine, model(), options, device, label)
         except BaseException:
             with _lock:
                 _building.pop(key, None)
             raise
         entry = Entry(program, engine.name, time.perf_counter() - start)
-        _return_memory()
         with _lock:
             _builds += 1
-            _entries[key] = entry
             _building.pop(key, None)
-            while len(_entries) > _KEPT:
-                _entries.popitem(last=False)
+        put(key, entry)
         return entry, True
+
+
+def put(key: Key, entry: Entry) -> None:
+    """Adds an entry that its caller uses to the table; one that is there already for `key` stays."""
+    _return_memory()
+    with _lock:
+        _entries.setdefault(key, _use(entry))
+        while len(_entries) > _KEPT:
+            _entries.popitem(last=False)
+
+
+def has(key: Key) -> bool:
+    """Whether the table has a program for `key`."""
+    with _lock:
+        return key in _entries
+
+
+def take_over(entry: Entry) -> bool:
+    """Takes an entry that no session uses out of the table, for the caller alone; returns whether it could."""
+    with _lock:
+        if entry.users:
+            return False
+        entry.users = 1  # for good: who had the entry as well must not take it over a second time
+        _remove(entry)
+        return True
+
+
+def discard(entry: Entry) -> None:
+    """Takes an entry whose program failed out of the table, so that no other session gets it."""
+    with _lock:
+        _remove(entry)
+
+
+def _remove(entry: Entry) -> None:
+    for key in [k for k, e in _entries.items() if e is entry]:
+        del _entries[key]
+
+
+def _use(entry: Entry) -> Entry:
+    """Counts a user; the lock of the table is held."""
+    with entry.lock:
+        entry.users += 1
+    return entry
 
 
 @forks.in_child

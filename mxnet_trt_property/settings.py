@@ -140,6 +140,14 @@ VARIABLES = (
         "The most scratch memory that a TensorRT engine may use; 0 leaves it to TensorRT.",
         unit="MiB",
     ),
+    Variable(
+        "REFIT",
+        "choice",
+        "auto",
+        "Which engines are built so that new weights can be given to them without a build, which may cost speed:"
+        " `auto` those whose weights have changed once, `always`, or `never`.",
+        ("auto", "always", "never"),
+    ),
     Variable("VERBOSE", "flag", "0", "Log the engine's own messages too."),
     Variable(
         "REPORT",
@@ -172,6 +180,7 @@ class Settings:
     on_error: str
     device: int
     workspace_mb: int
+    refit: str
     verbose: bool
 
 

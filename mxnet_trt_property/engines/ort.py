@@ -94,6 +94,10 @@ class OnnxRuntimeEngine:
                 )
         return None
 
+    def why_no_refit(self, options: Options, device: Device) -> str:
+        """Returns why a built session cannot take new weights."""
+        return "ONNX Runtime cannot change the weights of a session"
+
     def refused_nodes(self, model: bytes) -> dict[str, str]:
         """Returns the first node of the serialized ONNX `model` that has no kernel, by name, with the reason."""
         runtime = _onnxruntime()

@@ -19,6 +19,10 @@ ENTRY_POINT_GROUP = "mxnet_trt_property.engines"
 IMPLEMENTED_PRECISIONS = ("fp32", "fp16")
 
 
+class RefitError(EngineError):
+    """A built engine could not be given new weights, or could not be built so that it can."""
+
+
 @dataclass(frozen=True)
 class Device:
     """Where MXNet's arrays lie: kind "cpu" or "gpu", and MXNet's device id.
@@ -49,12 +53,15 @@ class Options:
         workspace_bytes: The most scratch memory a TensorRT engine may use; 0 leaves it to TensorRT.
         verbose: Whether the engine's own messages are logged.
         extra: Options of third-party engines, by name.
+        refittable: Whether the weights of the engine are likely to change (MXNET_TENSORRT_REFIT): an engine that can
+            then makes a `RefittableProgram`, and one that cannot ignores it.
     """
 
     precision: str = "fp32"
     workspace_bytes: int = 0
     verbose: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
+    refittable: bool = False
 
 
 class Runner(Protocol):
@@ -109,12 +116,50 @@ class Program(Protocol):
         """Frees what the program owns; runners that exist keep working. May be repeated."""
 
 
+@runtime_checkable
+class RefittableProgram(Program, Protocol):
+    """A program that may be able to take new weights.
+
+    Attributes:
+        no_refit: Why it cannot, or "".
+    """
+
+    no_refit: str
+
+    def misfit(self, model: bytes) -> str:
+        """Returns why the program cannot take the weights of the serialized ONNX `model`, or ""."""
+
+    def refit(self, model: bytes, runners: Sequence[Runner]) -> None:
+        """Gives the program the weights of `model` in place.
+
+        Args:
+            model: A model that `misfit` has nothing against.
+            runners: All runners of the program; none is running. They keep their memory and forget captured runs.
+
+        Raises:
+            RefitError: It failed; program and runners must not be run any more.
+        """
+
+    def refitted_copy(self, model: bytes, device: Device) -> Program:
+        """Returns another program with the weights of `model`; this one stays as it is.
+
+        Raises:
+            EngineError: The copy cannot be loaded or refitted.
+        """
+
+
 class Engine(Protocol):
     """An accelerator library that builds ONNX models.
 
     It may have a method `refused_nodes(model: bytes) -> Mapping[str, str]`, asked before nodes are claimed: the
     nodes of a serialized ONNX model that it will not build, by name, with a reason each. There, weights are inputs or
     zeros.
+
+    It may have a method `why_no_refit(options: Options, device: Device) -> str`: why engines built with these options
+    for that device cannot take new weights, or "". One without it cannot.
+
+    It may have a method `ask_again(device: Device) -> None`, called when one of its programs failed on a device: what
+    it remembers of `unusable` may not be true any more.
     """
 
     name: str

@@ -8,15 +8,19 @@ from collections.abc import Sequence
 from typing import Optional
 
 from mxnet_trt_property.cuda_driver import CudaError, DeviceInfo, Driver, default
+from mxnet_trt_property.engines import trt_refit
 from mxnet_trt_property.engines.registry import Device, Options, check_precision
 from mxnet_trt_property.engines.trt_build import Plan, library
-from mxnet_trt_property.engines.trt_run import TensorRTProgram
-from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.engines.trt_run import TensorRTProgram, kernels_overlap_wrongly
+from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
 
 _HOPPER = (9, 0)
 _TURING = (7, 5)
+_REFIT_PRECISIONS = ("fp32", "fp16", "bf16")
+# "Enabling kREFIT may produce incorrect numerical output", says the documentation of 11.3.0; that of 11.4.0 does not.
+_WRONG_REFIT = "11.3."
 
 # Seen on a GPU; see docs/gpu-verification.md.
 _UNFIT = {
@@ -74,6 +78,11 @@ class TensorRTEngine:
                 self._verdicts[device.gpu_index] = reason
             return self._verdicts[device.gpu_index]
 
+    def ask_again(self, device: Device) -> None:
+        """Forgets what `unusable` found for a device on which an engine has failed: the GPU may be lost since."""
+        with self._lock:
+            self._verdicts.pop(device.gpu_index, None)
+
     def _probe(self, gpu_index: int) -> tuple[Optional[str], bool]:
         """Returns why the library refuses a GPU, or None, and whether that will stay so."""
         try:
@@ -123,8 +132,26 @@ class TensorRTEngine:
                 found[node.name] = f"an engine does ONNX operator {node.op_type} badly: {_UNFIT[node.op_type]}"
         return {**self._library.refused_nodes(model), **found}
 
+    def why_no_refit(self, options: Options, device: Device) -> str:
+        """Returns why engines built with these options for a device cannot take new weights, or ""."""
+        if options.precision not in _REFIT_PRECISIONS:
+            return f"the scales of {options.precision} depend on the weights"
+        trt = self._library.module()
+        if not hasattr(trt, "OnnxParserRefitter"):
+            return f"{self._library.full_name} has no refitter for ONNX models"
+        if self._library.title == "TensorRT" and self._library.version.startswith(_WRONG_REFIT):
+            return f"{self._library.full_name} may drop biases in engines that can be refitted, by its release notes"
+        index = device.gpu_index
+        if kernels_overlap_wrongly(self._library, self._driver, index) and not trt_refit.TRUST_OVERLAPPING_KERNELS:
+            gpu = self._driver.device_info(index).describe()
+            return f"{self._library.full_name} lets kernels overlap that must not on {gpu}"
+        return ""
+
     def build(self, model: bytes, options: Options, device: Device, label: str) -> TensorRTProgram:
         """Builds the serialized ONNX `model` and loads it on the device.
+
+        With `options.refittable` the engine can take new weights, unless the library cannot build such an engine of
+        this model: then it is built as always, and `no_refit` of the program says why.
 
         Raises:
             EngineError: The precision is not implemented, the parser refused nodes, the build failed, or the
@@ -133,10 +160,28 @@ class TensorRTEngine:
         check_precision(self.name, options, label)
         self._library.verbose = self._library.verbose or options.verbose
         targets = self._targets(self._driver.device_info(device.gpu_index))
+        refused = ""
+        if options.refittable and not self.why_no_refit(options, device):
+            try:
+                return self._built(model, options, device, label, targets, refittable=True)
+            except BuildInterruptedError:
+                raise
+            except EngineError as error:
+                refused = f"no engine that can take new weights could be made: {error}"
+                _log.debug("%s: %s", label, refused)
+        program = self._built(model, options, device, label, targets, refittable=False)
+        program.no_refit = refused or program.no_refit
+        return program
+
+    def _built(
+        self, model: bytes, options: Options, device: Device, label: str, targets: Sequence[str], *, refittable: bool
+    ) -> TensorRTProgram:
         with self._driver.on_device(device.gpu_index):
-            plan = self._library.build(model, label, options.workspace_bytes, targets)
+            plan = self._library.build(model, label, options.workspace_bytes, targets, refittable)
         program = self.program(plan, label)
         program.load(device.gpu_index)
+        if refittable:
+            program.check_refittable(device.gpu_index)
         return program
 
     def program(self, plan: Plan, label: str) -> TensorRTProgram:

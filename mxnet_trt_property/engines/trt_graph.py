@@ -181,7 +181,7 @@ class CapturedRun:
 
 
 def replayer(
-    captured: CapturedRun, inputs: Sequence[int], outputs: Sequence[int], stream: int, label: str
+    driver: Driver, captured: CapturedRun, inputs: Sequence[int], outputs: Sequence[int], stream: int, label: str
 ) -> Callable[[], None]:
     """Returns a function that replays a captured run on fixed arrays and does nothing else.
 
@@ -198,7 +198,10 @@ def replayer(
     def replay() -> None:
         if captured.is_closed:
             raise EngineError(message(f"{label} could not be replayed", found="its captured run was closed"))
-        if run(c_handle, ins, outs, c_stream) != native.OK:
+        status = run(c_handle, ins, outs, c_stream)
+        if status < 0:
+            driver.check(-status, f"replaying the captured run of {label}")
+        if status != native.OK:
             raise EngineError(message(f"{label} could not be replayed", found=(library.mxtrt_error() or b"").decode()))
 
     return replay
@@ -243,7 +246,7 @@ class Captures:
         addresses = {*ins, *outs}
         for run in self.runs:
             if run.in_place <= addresses:
-                return replayer(run, ins, outs, stream, self._label)
+                return replayer(self._driver, run, ins, outs, stream, self._label)
         return None
 
     def capture(self, runner: TensorRTRunner) -> None:

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 from mxnet_trt_property.cuda_driver import CudaError, Driver
-from mxnet_trt_property.engines import trt_graph
-from mxnet_trt_property.engines.registry import Buffer, Device, check_buffer, check_count
+from mxnet_trt_property.engines import trt_graph, trt_refit
+from mxnet_trt_property.engines.registry import Buffer, Device, RefitError, Runner, check_buffer, check_count
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
 from mxnet_trt_property.errors import EngineError, message
 
@@ -42,12 +42,25 @@ ALIGNMENT = 256  # of addresses given to TensorRT, in bytes
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "int64": 8, "bool": 1, "uint8": 1}
 
 
+def kernels_overlap_wrongly(library: Library, driver: Driver, gpu_index: int) -> bool:
+    """Whether the library's kernels must be kept from starting before the one in front of them has ended."""
+    return library.title == "TensorRT-RTX" and driver.device_info(gpu_index).compute_capability[0] in _OVERLAP_WRONGLY
+
+
 class TensorRTProgram:
-    """A serialized engine, and the engines made of it on each device it is used on."""
+    """A serialized engine, and the engines made of it on each device it is used on.
+
+    Attributes:
+        size_bytes: The size of the serialized engine.
+        plan: The serialized engine; its weights are those of the build, also after a refit.
+        no_refit: Why it cannot take new weights, or "".
+    """
 
     def __init__(self, library: Library, driver: Driver, plan: Plan, label: str) -> None:
         self.size_bytes = len(plan.data)
         self.plan = plan
+        self.no_refit = "" if plan.outline is not None else "it was built without the means to change its weights"
+        self._refitted_on: Optional[int] = None
         self._library = library
         self._driver = driver
         self._label = label
@@ -66,6 +79,14 @@ class TensorRTProgram:
                 raise EngineError(message(f"The {self._library.title} program of {self._label} is closed"))
             loaded = self._engines.get(gpu_index)
             if loaded is None:
+                if self._refitted_on is not None:
+                    raise EngineError(
+                        message(
+                            f"The engine of {self._label} cannot be loaded on GPU {gpu_index}",
+                            found=f"new weights, which were given to it on GPU {self._refitted_on} only",
+                            next_step="build it again for that GPU",
+                        )
+                    )
                 loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label)
                 self._engines[gpu_index] = loaded
             return loaded
@@ -77,6 +98,58 @@ class TensorRTProgram:
             EngineError: The engine cannot be loaded on the device, or there is not enough memory.
         """
         return TensorRTRunner(self.load(device.gpu_index), device.kind == "cpu")
+
+    def check_refittable(self, gpu_index: int) -> None:
+        """Refuses an engine that was built to take new weights and cannot take all of them.
+
+        Raises:
+            RefitError: It does not list each weight of its model.
+        """
+        loaded = self.load(gpu_index)
+        assert self.plan.outline is not None
+        what = f"{self._library.full_name} cannot give the engine of {self._label} new weights"
+        with self._driver.on_device(gpu_index):
+            trt_refit.check_covered(self._library, loaded.engine, self.plan.outline, what)
+
+    def misfit(self, model: bytes) -> str:
+        """Returns why the engine cannot take the weights of the serialized ONNX `model`, or ""."""
+        if self.no_refit:
+            return self.no_refit
+        assert self.plan.outline is not None
+        return self.plan.outline.misfit(trt_refit.outline(model))
+
+    def refit(self, model: bytes, runners: Sequence[Runner]) -> None:
+        """Gives the engine the weights of `model` in place; see `RefittableProgram.refit`.
+
+        Raises:
+            RefitError: It failed; program and runners must not be run any more.
+        """
+        with self._lock:
+            if len(self._engines) != 1:
+                found = f"{len(self._engines)} devices that it is loaded on"
+                raise RefitError(message(f"The engine of {self._label} takes no new weights", found=found))
+            gpu_index, loaded = next(iter(self._engines.items()))
+            self._refitted_on = gpu_index
+            what = f"{self._library.full_name} cannot give the engine of {self._label} new weights"
+            with self._driver.on_device(gpu_index):
+                # Work of a runner may be queued on a stream of MXNet's, and a refit must find none.
+                with trt_graph.CAPTURE_LOCK:
+                    self._driver.synchronize_device()
+                for runner in runners:
+                    assert isinstance(runner, TensorRTRunner)
+                    runner.forget_captures()
+                trt_refit.refit(self._library, loaded.engine, model, what)
+
+    def refitted_copy(self, model: bytes, device: Device) -> TensorRTProgram:
+        """Returns another program with the weights of `model`; this one stays as it is.
+
+        Raises:
+            EngineError: The copy cannot be loaded or refitted.
+        """
+        made = TensorRTProgram(self._library, self._driver, self.plan, self._label)
+        made.load(device.gpu_index)
+        made.refit(model, ())
+        return made
 
     def close(self) -> None:
         """Unloads the engine from all devices; one that a runner still uses goes with that runner."""
@@ -94,8 +167,7 @@ class _LoadedEngine:
         self.label = label
         self.inputs = plan.inputs
         self.outputs = plan.outputs
-        capability = driver.device_info(gpu_index).compute_capability
-        self.kernels_overlap_wrongly = library.title == "TensorRT-RTX" and capability[0] in _OVERLAP_WRONGLY
+        self.kernels_overlap_wrongly = kernels_overlap_wrongly(library, driver, gpu_index)
         what = f"{library.full_name} cannot load the engine of {label} on GPU {gpu_index}"
         with driver.on_device(gpu_index):
             self.runtime, self.engine = library.load(plan.data, what)
@@ -181,12 +253,17 @@ class _Resources:
                 # All streams of the device: the last run may be under way on a caller's stream, and that stream
                 # may have been destroyed since, so it cannot be asked.
                 self.driver.synchronize_device()
-            self.captures.close()
+            with contextlib.suppress(CudaError):
+                self.captures.close()
             self.context = None
-            while self.device_memory:
-                self.driver.free(self.device_memory.pop())
-            while self.pinned_memory:
-                self.driver.host_free(self.pinned_memory.pop())
+            for free, addresses in (
+                (self.driver.free, self.device_memory),
+                (self.driver.host_free, self.pinned_memory),
+            ):
+                while addresses:
+                    address = addresses.pop()
+                    with contextlib.suppress(CudaError):
+                        free(address)
             if self.stream:
                 stream, self.stream = self.stream, 0
                 self.driver.stream_destroy(stream)
@@ -305,6 +382,14 @@ class TensorRTRunner:
     def unpin(self) -> None:
         """Forgets captured runs that work on arrays in place; call before such an array is freed."""
         self.pin(())
+
+    def forget_captures(self) -> None:
+        """Frees the captured runs; the next run is captured anew. The device must be current and nothing under way.
+
+        TensorRT says that execution contexts stay valid in a refit, and nothing of graphs captured before.
+        """
+        with self._resources.lock:
+            self._resources.captures.close()
 
     def bare(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int = 0) -> Callable[[], None]:
         """Returns a function that replays the run on these arrays and does nothing else; `run` them once before.

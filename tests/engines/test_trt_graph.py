@@ -6,7 +6,6 @@ import ctypes
 import gc
 import logging
 import mmap
-from collections.abc import Iterator
 from typing import Any
 
 import mxnet as mx
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 
 import mxnet_trt_property
-from mxnet_trt_property import cuda_graph, native, programs
+from mxnet_trt_property import cuda_graph, native
 from mxnet_trt_property.engines import registry, trt, trt_run
 from mxnet_trt_property.engines.registry import Device, Options
 from mxnet_trt_property.errors import EngineError
@@ -201,18 +200,6 @@ def test_what_cannot_be_captured_runs_all_the_same(
 
 
 # -- executors -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def in_executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the fake TensorRT the engine of executors."""
-    programs.clear()
-    gc.collect()
-    monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
-    yield
-    gc.collect()
-    programs.clear()
-    gc.collect()
 
 
 @pytest.fixture(params=["cpu", "gpu"])
