@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 
 from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, programs, settings, subgraph
+from mxnet_trt_property.cache.keys import Recipe
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
@@ -41,6 +42,7 @@ class Report(NamedTuple):
         weight_bytes: Bytes of the weights that lie in arrays of MXNet's, beside the engine's copy.
         frozen_bytes: Bytes of the weights that lie in a file, from where the engine got them; no memory holds them.
         engine_bytes: The size of the engine; 0 before the first forward.
+        loads: How many engines were read from the cache on disk for it.
     """
 
     label: str
@@ -51,6 +53,7 @@ class Report(NamedTuple):
     weight_bytes: int
     frozen_bytes: int
     engine_bytes: int
+    loads: int
 
 
 class Session:
@@ -117,6 +120,7 @@ class Session:
         # fails in an executor that is deleted while the interpreter goes.
         self._replayable: Optional[ReplayableRunner] = None
         self._builds = 0
+        self._loads = 0
         self._forwards = 0
 
     @property
@@ -127,7 +131,7 @@ class Session:
         nodes = len(set(self.graph.model.node_names.values()))
         sizes = self.graph.weight_bytes
         live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
-        return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size)
+        return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size, self._loads)
 
     def forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
         """Runs the subgraph once.
@@ -248,19 +252,26 @@ class Session:
             near = self._beyond_float16(serialized, inputs, stream)
             return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
 
-        self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
+        # Other precisions rewrite the model by what the first inputs are.
+        is_recipe = self._options.precision == "fp32"
+        recipe = Recipe(self.graph.model.structure_digest, key.weights) if is_recipe else None
+        self._entry, made = programs.get(
+            key, engine, model, self._options, self._device, self.label, self._config, recipe
+        )
         if self._store is not None:
             self._store.drop_pages()
         self._runner = self._entry.take_runner(self._device)
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
             self._replayable.pin(self._stable)
-        if built:
-            self._builds += 1
+        if made:
+            self._builds += not self._entry.loaded
+            self._loads += self._entry.loaded
             _log.info(
-                "%s: %s engine built in %.2f s, %.1f MB, %d nodes, %s",
+                "%s: %s engine %s in %.2f s, %.1f MB, %d nodes, %s",
                 self.label,
                 engine.name,
+                "read from the cache" if self._entry.loaded else "built",
                 self._entry.seconds,
                 self._entry.program.size_bytes / 1e6,
                 self.report.nodes,

@@ -140,6 +140,21 @@ VARIABLES = (
         "The most scratch memory that a TensorRT engine may use; 0 leaves it to TensorRT.",
         unit="MiB",
     ),
+    Variable("CACHE", "flag", "1", "Keep built engines on disk, so that the next process does not build them again."),
+    Variable(
+        "CACHE_DIR",
+        "path",
+        "",
+        "The folder for them; empty is `mxnet-trt-property` under `XDG_CACHE_HOME` or `~/.cache`.",
+    ),
+    Variable(
+        "CACHE_MB",
+        "integer",
+        "4096",
+        "The most that the folder may hold; what was not used for longest goes first.",
+        minimum=1,
+        unit="MiB",
+    ),
     Variable("VERBOSE", "flag", "0", "Log the engine's own messages too."),
     Variable(
         "REPORT",
@@ -172,6 +187,9 @@ class Settings:
     on_error: str
     device: int
     workspace_mb: int
+    cache: bool
+    cache_dir: Optional[Path]
+    cache_mb: int
     verbose: bool
 
 

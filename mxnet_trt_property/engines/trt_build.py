@@ -14,7 +14,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Protocol
 
 from mxnet_trt_property.errors import EngineError, message
 
@@ -49,6 +49,16 @@ class Plan(NamedTuple):
     data: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+class Timings(Protocol):
+    """Measurements that outlive a build."""
+
+    def attach(self, config: Any) -> None:
+        """Gives them to the build with this config."""
+
+    def keep(self) -> None:
+        """Keeps what the build added."""
 
 
 class Library:
@@ -172,7 +182,12 @@ class Library:
         return 0 if flag is None else 1 << int(flag)
 
     def build(
-        self, model: bytes, label: str, workspace_bytes: int = 0, compute_capabilities: Sequence[str] = ()
+        self,
+        model: bytes,
+        label: str,
+        workspace_bytes: int = 0,
+        compute_capabilities: Sequence[str] = (),
+        timings: Optional[Timings] = None,
     ) -> Plan:
         """Builds the serialized ONNX `model`.
 
@@ -181,6 +196,7 @@ class Library:
             label: What the model is, in messages.
             workspace_bytes: The most scratch memory of the engine; 0 leaves it to the library.
             compute_capabilities: The GPUs to build for, such as "8.6" (TensorRT-RTX); empty for its default.
+            timings: Measurements of earlier builds, to which this one adds its own.
 
         Raises:
             EngineError: The parser refused nodes, or the build failed.
@@ -201,12 +217,16 @@ class Library:
             if workspace_bytes:
                 config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
             self._target(config, compute_capabilities)
+            if timings is not None:
+                timings.attach(config)
             # Names and order are taken from the network: the engine may drop or reorder them.
             inputs = tuple(_spec(network.get_input(i), label) for i in range(network.num_inputs))
             outputs = tuple(_spec(network.get_output(i), label) for i in range(network.num_outputs))
             data = builder.build_serialized_network(network, config)
             if data is None:
                 raise _error(what, self.words(mark))
+            if timings is not None:
+                timings.keep()
             return Plan(bytes(data), inputs, outputs)
 
     def refused_nodes(self, model: bytes) -> dict[str, str]:
@@ -326,15 +346,15 @@ class Library:
             return ""
         return f" ({', '.join(names)})" if names else ""
 
-    def context(self, engine: Any, what: str) -> Any:
-        """Returns a new execution context of `engine`.
+    def context(self, engine: Any, what: str, config: Optional[Any] = None) -> Any:
+        """Returns a new execution context of `engine`, made with a runtime config where one is given.
 
         Raises:
             EngineError: It cannot be made, for lack of memory for instance.
         """
         mark = self.mark()
         try:
-            context = engine.create_execution_context()
+            context = engine.create_execution_context(*([] if config is None else [config]))
         except Exception as error:
             raise EngineError(message(what, found=f"{error} ({self.words(mark)})")) from error
         if context is None:

@@ -27,10 +27,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
+from mxnet_trt_property.cache.build import Shelf
 from mxnet_trt_property.cuda_driver import CudaError, Driver
 from mxnet_trt_property.engines import trt_graph
 from mxnet_trt_property.engines.registry import Buffer, Device, check_buffer, check_count
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
+from mxnet_trt_property.engines.trt_packing import Kernels, kernels_of
 from mxnet_trt_property.errors import EngineError, message
 
 # TensorRT-RTX launches kernels so that one may start before the one in front of it has ended. On GPUs that it is not
@@ -45,8 +47,10 @@ _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4,
 class TensorRTProgram:
     """A serialized engine, and the engines made of it on each device it is used on."""
 
-    def __init__(self, library: Library, driver: Driver, plan: Plan, label: str) -> None:
+    def __init__(self, library: Library, driver: Driver, plan: Plan, label: str, shelf: Optional[Shelf] = None) -> None:
+        """Makes the program of a plan; what its GPUs compile is kept on `shelf`."""
         self.size_bytes = len(plan.data)
+        self._shelf = shelf
         self.plan = plan
         self._library = library
         self._driver = driver
@@ -66,7 +70,7 @@ class TensorRTProgram:
                 raise EngineError(message(f"The {self._library.title} program of {self._label} is closed"))
             loaded = self._engines.get(gpu_index)
             if loaded is None:
-                loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label)
+                loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label, self._shelf)
                 self._engines[gpu_index] = loaded
             return loaded
 
@@ -87,7 +91,9 @@ class TensorRTProgram:
 class _LoadedEngine:
     """An engine on one device, and how its tensors map to the model's inputs and outputs."""
 
-    def __init__(self, library: Library, driver: Driver, plan: Plan, gpu_index: int, label: str) -> None:
+    def __init__(
+        self, library: Library, driver: Driver, plan: Plan, gpu_index: int, label: str, shelf: Optional[Shelf]
+    ) -> None:
         self.library = library
         self.driver = driver
         self.gpu_index = gpu_index
@@ -99,7 +105,9 @@ class _LoadedEngine:
         what = f"{library.full_name} cannot load the engine of {label} on GPU {gpu_index}"
         with driver.on_device(gpu_index):
             self.runtime, self.engine = library.load(plan.data, what)
+            self.kernels: Optional[Kernels] = None
             try:
+                self.kernels = kernels_of(library, self.engine, driver, gpu_index, shelf)
                 self.bound = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
                 for spec in (*plan.inputs, *plan.outputs):
                     self._check(spec, spec in plan.outputs)
@@ -126,6 +134,7 @@ class _LoadedEngine:
     def close(self) -> None:
         """Drops the engine; execution contexts that exist keep it alive."""
         with contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
+            self.kernels = None
             self.engine = None
             self.runtime = None
 
@@ -168,6 +177,7 @@ class _Resources:
         self.driver = engine.driver
         self.gpu_index = engine.gpu_index
         self.context: Optional[Any] = None
+        self.kernels: Optional[Kernels] = None  # must outlive the context
         self.stream = 0
         self.captures = trt_graph.Captures(engine.driver, engine.gpu_index, engine.label)
         self.device_memory: list[int] = []
@@ -183,6 +193,7 @@ class _Resources:
                 self.driver.synchronize_device()
             self.captures.close()
             self.context = None
+            self.kernels = None
             while self.device_memory:
                 self.driver.free(self.device_memory.pop())
             while self.pinned_memory:
@@ -221,7 +232,12 @@ class TensorRTRunner:
     def _allocate(self) -> None:
         resources, engine = self._resources, self._engine
         what = f"{engine.library.full_name} cannot make an execution context for {engine.label}"
-        resources.context = engine.library.context(engine.engine, what)
+        kernels = resources.kernels = engine.kernels
+        config = None if kernels is None else kernels.config()
+        resources.context = engine.library.context(engine.engine, what, config)
+        del config  # before the engine, which it refers to
+        if kernels is not None:
+            kernels.keep()
         if not self._host_arrays:
             return
         resources.stream = self._driver.stream_create()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import hashlib
 import sys
 import types
 from typing import Any, Optional
@@ -54,6 +55,10 @@ class State:
     enqueue_fails = False
     executions = 0
     live_contexts = 0
+    plans = 0  # that were built, the probes among them
+    timed = 0  # kernels whose time was taken
+    compiled = 0  # kernels of TensorRT-RTX
+    refuses_kernels = False
     flags: Optional[int] = None
     workspace: Optional[int] = None
     record: Any = None  # fake_record of the fake driver: true where it kept the work for a graph
@@ -115,9 +120,56 @@ class OnnxParser:
         return True
 
 
+class _Bytes:
+    """What the library keeps between processes: one mark for each thing in it."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+
+    def serialize(self) -> bytes:
+        return self.data
+
+    def add(self, what: bytes) -> bool:
+        """Adds a thing; returns whether it was new."""
+        mark = hashlib.sha256(what).digest()
+        new = mark not in self.data
+        self.data += mark if new else b""
+        return new
+
+
+class IRuntimeCache(_Bytes):
+    """Kernels, as TensorRT-RTX keeps them."""
+
+    def deserialize(self, data: Any) -> bool:
+        if State.refuses_kernels or len(data) % 32:
+            return False
+        self.data = bytes(data)
+        return True
+
+
+class _RuntimeConfig:
+    cache: Optional[IRuntimeCache] = None
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class _Config:
+    timings: Optional[_Bytes] = None
+
     def set_memory_pool_limit(self, kind: Any, value: int) -> None:
         State.workspace = value
+
+    def create_timing_cache(self, data: Any) -> _Bytes:
+        return _Bytes(bytes(data))
+
+    def set_timing_cache(self, cache: _Bytes, ignore_mismatch: bool) -> bool:
+        self.timings = cache
+        return True
 
 
 class Builder:
@@ -134,6 +186,9 @@ class Builder:
         return _Config()
 
     def build_serialized_network(self, network: _Network, config: Any) -> bytes:
+        State.plans += 1
+        if config is not None and config.timings is not None:
+            State.timed += config.timings.add(b"the only kernel")
         return bytes(network.model.SerializeToString())
 
 
@@ -185,6 +240,7 @@ class _Context:
 class _Engine:
     def __init__(self, plan: bytes, logger: Any) -> None:
         self.logger = logger
+        self._plan = plan
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
         graph = onnx.load_from_string(plan).graph
         read = {name for node in graph.node for name in node.input}
@@ -202,7 +258,12 @@ class _Engine:
     def get_tensor_location(self, name: str) -> Any:
         return TensorLocation.DEVICE
 
-    def create_execution_context(self) -> _Context:
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig()
+
+    def create_execution_context(self, config: Optional[_RuntimeConfig] = None) -> _Context:
+        cache = None if config is None else config.cache
+        State.compiled += (cache or IRuntimeCache()).add(self._plan)
         return _Context(self)
 
 
@@ -226,6 +287,7 @@ def install(name: str = "fake_tensorrt_bindings_module") -> str:
     """Makes this module importable as `name`, with fresh state, and returns the name."""
     sys.modules[name] = sys.modules[__name__]
     State.refuses_gpu = State.enqueue_fails = False
-    State.executions = 0
+    State.refuses_kernels = False
+    State.executions = State.plans = State.timed = State.compiled = 0
     State.flags = State.workspace = None
     return name
