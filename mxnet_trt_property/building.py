@@ -55,13 +55,20 @@ def build(engine: Engine, model: bytes, options: Options, device: Device, label:
         BuildInterruptedError: Ctrl-C stopped it, and the main thread gets the KeyboardInterrupt.
         KeyboardInterrupt: Ctrl-C stopped it, and this is the main thread.
     """
+    return run(lambda: engine.build(model, options, device, label), engine.name, label)
 
-    def work() -> Program:
-        return engine.build(model, options, device, label)
 
-    with Progress(label, engine.name) as progress:
+def run(work: Callable[[], Program], engine: str, label: str) -> Program:
+    """Does the work of building on the engine called `engine`, as `build` does.
+
+    Raises:
+        EngineError: The build failed.
+        BuildInterruptedError: Ctrl-C stopped it, and the main thread gets the KeyboardInterrupt.
+        KeyboardInterrupt: Ctrl-C stopped it, and this is the main thread.
+    """
+    with Progress(label, engine) as progress:
         if threading.current_thread() is threading.main_thread():
-            return _on_another_thread(work, progress, engine.name, label)
+            return _on_another_thread(work, progress, engine, label)
         with _interrupts() as stop:
             return _as_current(work, Build(progress, stop))
 

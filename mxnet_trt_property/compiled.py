@@ -13,7 +13,9 @@ its first call and kept for the next thread when it ends. No lock of this module
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +24,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import building, compiled_arrays, compiled_file, forks, settings
+from mxnet_trt_property import compiled_arrays, compiled_file, forks, settings
 from mxnet_trt_property._version import __version__
+from mxnet_trt_property.cache import build
 from mxnet_trt_property.compiled_arrays import ArrayError, Tensor
 from mxnet_trt_property.compiled_file import ModelFileError
 from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
@@ -417,7 +420,10 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
         onnx = to_float16(onnx, config.keep_fp32, (), LABEL)
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
-            program = building.build(engine, onnx, options, device, LABEL)
+            # A loaded model does without the onnx package, which ONNX Runtime's part of the cache needs.
+            cached = engine.name != "onnxruntime" or "onnx" in sys.modules
+            used = config if cached else dataclasses.replace(config, cache=False)
+            program, _ = build.get(engine, lambda: onnx, None, options, device, LABEL, used)
             return program, engine.name, Seat(program, device)
         except BuildInterruptedError:
             raise

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from blake3 import blake3
 from onnx import helper, numpy_helper
 
 from mxnet_trt_property.errors import ConversionError, message
@@ -282,6 +284,12 @@ class Model:
         """Keeps the structure as bytes: a copy of those is cheaper than a copy of a message."""
         self._structure: bytes = proto.SerializeToString()
         self._weights = weights
+
+    @cached_property
+    def structure_digest(self) -> bytes:
+        """A digest of all that `serialize` writes but the weights' values: their names, shapes and dtypes are in it."""
+        rows = [(w.name, w.shape, w.dtype.str) for w in self._weights]
+        return blake3(repr(rows).encode() + b"\0" + self._structure).digest()
 
     def without_values(self) -> bytes:
         """Returns the bytes of the model with its weights as inputs, to ask what an engine thinks of it."""

@@ -79,7 +79,7 @@ def refit(old: programs.Entry, key: programs.Key, model: Callable[[], bytes], de
     try:
         if programs.take_over(old):
             program.refit(values, old.idle)
-            entry = programs.Entry(program, old.engine, time.perf_counter() - start, old.idle)
+            entry = programs.Entry(program, old.engine, time.perf_counter() - start, idle=old.idle)
         else:
             copy = program.refitted_copy(values, device)
             entry = programs.Entry(copy, old.engine, time.perf_counter() - start)

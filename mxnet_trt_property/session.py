@@ -32,6 +32,7 @@ from mxnet_trt_property import (
     settings,
     subgraph,
 )
+from mxnet_trt_property.cache.keys import Recipe
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
@@ -55,6 +56,7 @@ class Report(NamedTuple):
         frozen_bytes: Bytes of the weights that lie in a file, from where the engine got them; no memory holds them.
         engine_bytes: The size of the engine; 0 before the first forward.
         refits: How many times an engine of it got new weights without being built again.
+        loads: How many engines were read from the cache on disk for it.
     """
 
     label: str
@@ -65,7 +67,8 @@ class Report(NamedTuple):
     weight_bytes: int
     frozen_bytes: int
     engine_bytes: int
-    refits: int = 0
+    refits: int
+    loads: int
 
 
 class Session:
@@ -133,6 +136,7 @@ class Session:
         self._replayable: Optional[ReplayableRunner] = None
         self._builds = 0
         self._refits = 0
+        self._loads = 0
         self._forwards = 0
         self._changes = 0  # of weights, while an engine was built for them
         self._outdated: Optional[programs.Entry] = None  # what ran the old weights, until there is an engine again
@@ -147,7 +151,8 @@ class Session:
         nodes = len(set(self.graph.model.node_names.values()))
         sizes = self.graph.weight_bytes
         live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
-        return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size, self._refits)
+        counts = (self._refits, self._loads)
+        return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size, *counts)
 
     def forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
         """Runs the subgraph once.
@@ -283,13 +288,18 @@ class Session:
             near = self._beyond_float16(serialized, inputs, stream)
             return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
 
-        built = False
+        made = False
         refitted = self._refit(key, model, options)
         if refitted.entry is not None:
             self._entry = refitted.entry
             self._refits += 1
         else:
-            self._entry, built = programs.get(key, engine, model, options, self._device, self.label)
+            # Other precisions rewrite the model by what the first inputs are.
+            is_recipe = options.precision == "fp32"
+            recipe = Recipe(self.graph.model.structure_digest, key.weights) if is_recipe else None
+            self._entry, made = programs.get(
+                key, engine, model, options, self._device, self.label, self._config, recipe
+            )
         if self._store is not None:
             self._store.drop_pages()
         self._runner = self._entry.take_runner(self._device)
@@ -299,16 +309,18 @@ class Session:
         if refitted.entry is not None:
             text = "%s: %s engine refitted in %.2f s with the new weights"
             _log.info(text, self.label, engine.name, self._entry.seconds)
-        if built:
-            self._builds += 1
+        if made:
+            self._builds += not self._entry.loaded
+            self._loads += self._entry.loaded
             if wanted:
                 self._no_refit = getattr(self._entry.program, "no_refit", "")
             if refitted.reason:
                 _log.info("%s: %s engine built again because %s", self.label, engine.name, refitted.reason)
             _log.info(
-                "%s: %s engine built in %.2f s, %.1f MB, %d nodes, %s",
+                "%s: %s engine %s in %.2f s, %.1f MB, %d nodes, %s",
                 self.label,
                 engine.name,
+                "read from the cache" if self._entry.loaded else "built",
                 self._entry.seconds,
                 self._entry.program.size_bytes / 1e6,
                 self.report.nodes,

@@ -148,6 +148,21 @@ VARIABLES = (
         " `auto` those whose weights have changed once, `always`, or `never`.",
         ("auto", "always", "never"),
     ),
+    Variable("CACHE", "flag", "1", "Keep built engines on disk, so that the next process does not build them again."),
+    Variable(
+        "CACHE_DIR",
+        "path",
+        "",
+        "The folder for them; empty is `mxnet-trt-property` under `XDG_CACHE_HOME` or `~/.cache`.",
+    ),
+    Variable(
+        "CACHE_MB",
+        "integer",
+        "4096",
+        "The most that the folder may hold; what was not used for longest goes first.",
+        minimum=1,
+        unit="MiB",
+    ),
     Variable("VERBOSE", "flag", "0", "Log the engine's own messages too."),
     Variable(
         "REPORT",
@@ -181,6 +196,9 @@ class Settings:
     device: int
     workspace_mb: int
     refit: str
+    cache: bool
+    cache_dir: Optional[Path]
+    cache_mb: int
     verbose: bool
 
 

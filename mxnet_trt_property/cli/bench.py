@@ -32,7 +32,7 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property import settings
-from mxnet_trt_property.cli import bench_machine, bench_plot, bench_variants, demo
+from mxnet_trt_property.cli import bench_machine, bench_plot, bench_variants, checkpoint, demo
 from mxnet_trt_property.cli.bench_variants import NAMES, BenchError, Case, Prepared, Variant
 from mxnet_trt_property.errors import message
 
@@ -163,7 +163,7 @@ def _networks(
     import mxnet as mx
 
     if arguments.prefix:
-        yield (arguments.prefix, *mx.model.load_checkpoint(arguments.prefix, arguments.epoch))
+        yield (arguments.prefix, *checkpoint.load(arguments.prefix, arguments.epoch))
         return
     with tempfile.TemporaryDirectory(prefix="mxnet-trt-bench-") as folder:
         for name in (arguments.models or HEADLINE).split(","):

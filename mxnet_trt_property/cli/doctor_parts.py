@@ -269,6 +269,7 @@ PARTS: Mapping[str, Callable[[], Record]] = {
     "mxnet": mxnet,
     "native_library": native_library,
     "engines": engines,
+    "cache": lambda: dict(import_module("mxnet_trt_property.cli.doctor_cache").cache()),
 }
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
@@ -260,6 +261,17 @@ def get(name: str) -> Engine:
     if name not in _LOADED:
         _LOADED[name] = _FACTORIES[name]()
     return _LOADED[name]
+
+
+@contextmanager
+def replaced(name: str, engine: Engine) -> Iterator[None]:
+    """Puts another engine in the place of one for a block, in all threads."""
+    before = get(name)
+    _LOADED[name] = engine
+    try:
+        yield
+    finally:
+        _LOADED[name] = before
 
 
 def choose(wanted: str, device: Device) -> Choice:

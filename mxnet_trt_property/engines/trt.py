@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Optional
 
+from mxnet_trt_property.cache import keys
+from mxnet_trt_property.cache.build import Packed, Shelf
+from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import CudaError, DeviceInfo, Driver, default
-from mxnet_trt_property.engines import trt_refit
+from mxnet_trt_property.engines import trt_packing, trt_refit
 from mxnet_trt_property.engines.registry import Device, Options, check_precision
 from mxnet_trt_property.engines.trt_build import Plan, library
+from mxnet_trt_property.engines.trt_packing import Timings
 from mxnet_trt_property.engines.trt_run import TensorRTProgram, kernels_overlap_wrongly
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
 
@@ -102,7 +106,7 @@ class TensorRTEngine:
         return None, True
 
     def _remedy(self, info: DeviceInfo) -> str:
-        if self._library.title == "TensorRT-RTX" and info.compute_capability == _HOPPER:
+        if self._is_rtx and info.compute_capability == _HOPPER:
             return (
                 "newer versions of TensorRT-RTX dropped Hopper, 1.5.0.114 runs on it: "
                 "pip install tensorrt-rtx-cu12==1.5.0.114"
@@ -114,7 +118,7 @@ class TensorRTEngine:
 
     def _targets(self, info: DeviceInfo) -> tuple[str, ...]:
         """Returns the compute capabilities to build for; () is TensorRT-RTX's default, Ampere and later."""
-        if self._library.title == "TensorRT-RTX" and info.compute_capability == _TURING:
+        if self._is_rtx and info.compute_capability == _TURING:
             return ("7.5",)
         return ()
 
@@ -157,36 +161,93 @@ class TensorRTEngine:
             EngineError: The precision is not implemented, the parser refused nodes, the build failed, or the
                 engine cannot be loaded.
         """
+        return self._build(model, options, device, label, None)
+
+    def _build(
+        self, model: bytes, options: Options, device: Device, label: str, shelf: Optional[Shelf]
+    ) -> TensorRTProgram:
         check_precision(self.name, options, label)
         self._library.verbose = self._library.verbose or options.verbose
-        targets = self._targets(self._driver.device_info(device.gpu_index))
         refused = ""
         if options.refittable and not self.why_no_refit(options, device):
             try:
-                return self._built(model, options, device, label, targets, refittable=True)
+                return self._built(model, options, device, label, shelf, refittable=True)
             except BuildInterruptedError:
                 raise
             except EngineError as error:
                 refused = f"no engine that can take new weights could be made: {error}"
                 _log.debug("%s: %s", label, refused)
-        program = self._built(model, options, device, label, targets, refittable=False)
+        program = self._built(model, options, device, label, shelf, refittable=False)
         program.no_refit = refused or program.no_refit
         return program
 
     def _built(
-        self, model: bytes, options: Options, device: Device, label: str, targets: Sequence[str], *, refittable: bool
+        self,
+        model: bytes,
+        options: Options,
+        device: Device,
+        label: str,
+        shelf: Optional[Shelf],
+        *,
+        refittable: bool,
     ) -> TensorRTProgram:
+        targets = self._targets(self._driver.device_info(device.gpu_index))
+        timings = None
+        if shelf is not None and not self._is_rtx:  # TensorRT-RTX measures nothing
+            timings = Timings(self._library, shelf, keys.gpu(self._driver, device.gpu_index))
         with self._driver.on_device(device.gpu_index):
-            plan = self._library.build(model, label, options.workspace_bytes, targets, refittable)
-        program = self.program(plan, label)
+            plan = self._library.build(model, label, options.workspace_bytes, targets, refittable, timings)
+        program = TensorRTProgram(self._library, self._driver, plan, label, shelf)
         program.load(device.gpu_index)
         if refittable:
             program.check_refittable(device.gpu_index)
         return program
 
+    @property
+    def _is_rtx(self) -> bool:
+        return self._library.title == "TensorRT-RTX"
+
+    # -- the cache on disk (cache/build.py: CachingEngine) -------------------------------------
+
+    keeps_body = True
+
+    def cache_variants(self, device: Device) -> tuple[str, ...]:
+        """Returns the GPUs that an engine for `device` may have been built for: for TensorRT, its kind and driver."""
+        if not self._is_rtx:
+            return (keys.gpu(self._driver, device.gpu_index),)
+        info = self._driver.device_info(device.gpu_index)
+        exact = variant(["{}.{}".format(*info.compute_capability)])
+        built = variant(self._targets(info))
+        return tuple(dict.fromkeys((built, exact)))
+
+    def build_packed(
+        self, model: bytes, options: Options, device: Device, label: str, shelf: Shelf, keep: Callable[[Packed], None]
+    ) -> TensorRTProgram:
+        """Builds as `build` does, and keeps plan, timings and, when they are compiled, kernels."""
+        program = self._build(model, options, device, label, shelf)
+        keep(trt_packing.pack(program.plan))
+        return program
+
+    def unpack(self, packed: Entry, options: Options, device: Device, label: str, shelf: Shelf) -> TensorRTProgram:
+        """Returns the program of an entry, loaded on the device.
+
+        Raises:
+            EngineError: The library or the device refused it.
+            PackingError: The entry does not describe a plan.
+        """
+        self._library.verbose = self._library.verbose or options.verbose
+        program = TensorRTProgram(self._library, self._driver, trt_packing.plan_of(packed), label, shelf)
+        program.load(device.gpu_index)
+        return program
+
     def program(self, plan: Plan, label: str) -> TensorRTProgram:
         """Returns the program of a plan that was built before; it is loaded on a device by its first runner."""
         return TensorRTProgram(self._library, self._driver, plan, label)
+
+
+def variant(compute_capabilities: Sequence[str]) -> str:
+    """Returns what the cache calls an engine of TensorRT-RTX for these GPUs; without any, for all from Ampere on."""
+    return ",".join("sm_" + text.replace(".", "") for text in compute_capabilities) or "ampere and later"
 
 
 def build_ahead_of_time(

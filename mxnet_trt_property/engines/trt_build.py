@@ -14,7 +14,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Protocol
 
 from mxnet_trt_property import building
 from mxnet_trt_property.engines import trt_progress
@@ -53,6 +53,16 @@ class Plan(NamedTuple):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     outline: Optional[Outline] = None  # of the model, where the engine was built to take new weights
+
+
+class Timings(Protocol):
+    """Measurements that outlive a build."""
+
+    def attach(self, config: Any) -> None:
+        """Gives them to the build with this config."""
+
+    def keep(self) -> None:
+        """Keeps what the build added."""
 
 
 class Library:
@@ -182,6 +192,7 @@ class Library:
         workspace_bytes: int = 0,
         compute_capabilities: Sequence[str] = (),
         refittable: bool = False,
+        timings: Optional[Timings] = None,
     ) -> Plan:
         """Builds the serialized ONNX `model`.
 
@@ -191,6 +202,7 @@ class Library:
             workspace_bytes: The most scratch memory of the engine; 0 leaves it to the library.
             compute_capabilities: The GPUs to build for, such as "8.6" (TensorRT-RTX); empty for its default.
             refittable: Whether the engine shall be able to take new weights (BuilderFlag.REFIT).
+            timings: Measurements of earlier builds, to which this one adds its own.
 
         Raises:
             EngineError: The parser refused nodes, or the build failed.
@@ -214,6 +226,8 @@ class Library:
             self._target(config, compute_capabilities)
             if refittable:
                 config.set_flag(trt.BuilderFlag.REFIT)
+            if timings is not None:
+                timings.attach(config)
             # Names and order are taken from the network: the engine may drop or reorder them.
             inputs = tuple(_spec(network.get_input(i), label) for i in range(network.num_inputs))
             outputs = tuple(_spec(network.get_output(i), label) for i in range(network.num_outputs))
@@ -223,6 +237,8 @@ class Library:
                 raise building.error(label)  # also where it had passed its last step: the user wants out
             if data is None:
                 raise _error(what, self.words(mark))
+            if timings is not None:
+                timings.keep()
             return Plan(bytes(data), inputs, outputs, outline(model) if refittable else None)
 
     def refused_nodes(self, model: bytes) -> dict[str, str]:
@@ -342,15 +358,15 @@ class Library:
             return ""
         return f" ({', '.join(names)})" if names else ""
 
-    def context(self, engine: Any, what: str) -> Any:
-        """Returns a new execution context of `engine`.
+    def context(self, engine: Any, what: str, config: Optional[Any] = None) -> Any:
+        """Returns a new execution context of `engine`, made with a runtime config where one is given.
 
         Raises:
             EngineError: It cannot be made, for lack of memory for instance.
         """
         mark = self.mark()
         try:
-            context = engine.create_execution_context()
+            context = engine.create_execution_context(*([] if config is None else [config]))
         except Exception as error:
             raise EngineError(message(what, found=f"{error} ({self.words(mark)})")) from error
         if context is None:

@@ -27,10 +27,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
+from mxnet_trt_property.cache.build import Shelf
 from mxnet_trt_property.cuda_driver import CudaError, Driver
 from mxnet_trt_property.engines import trt_graph, trt_refit
 from mxnet_trt_property.engines.registry import Buffer, Device, RefitError, Runner, check_buffer, check_count
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
+from mxnet_trt_property.engines.trt_packing import Kernels, kernels_of
 from mxnet_trt_property.errors import EngineError, message
 
 # TensorRT-RTX launches kernels so that one may start before the one in front of it has ended. On GPUs that it is not
@@ -56,8 +58,10 @@ class TensorRTProgram:
         no_refit: Why it cannot take new weights, or "".
     """
 
-    def __init__(self, library: Library, driver: Driver, plan: Plan, label: str) -> None:
+    def __init__(self, library: Library, driver: Driver, plan: Plan, label: str, shelf: Optional[Shelf] = None) -> None:
+        """Makes the program of a plan; what its GPUs compile is kept on `shelf`."""
         self.size_bytes = len(plan.data)
+        self._shelf = shelf
         self.plan = plan
         self.no_refit = "" if plan.outline is not None else "it was built without the means to change its weights"
         self._refitted_on: Optional[int] = None
@@ -87,7 +91,7 @@ class TensorRTProgram:
                             next_step="build it again for that GPU",
                         )
                     )
-                loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label)
+                loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label, self._shelf)
                 self._engines[gpu_index] = loaded
             return loaded
 
@@ -160,7 +164,9 @@ class TensorRTProgram:
 class _LoadedEngine:
     """An engine on one device, and how its tensors map to the model's inputs and outputs."""
 
-    def __init__(self, library: Library, driver: Driver, plan: Plan, gpu_index: int, label: str) -> None:
+    def __init__(
+        self, library: Library, driver: Driver, plan: Plan, gpu_index: int, label: str, shelf: Optional[Shelf]
+    ) -> None:
         self.library = library
         self.driver = driver
         self.gpu_index = gpu_index
@@ -171,7 +177,9 @@ class _LoadedEngine:
         what = f"{library.full_name} cannot load the engine of {label} on GPU {gpu_index}"
         with driver.on_device(gpu_index):
             self.runtime, self.engine = library.load(plan.data, what)
+            self.kernels: Optional[Kernels] = None
             try:
+                self.kernels = kernels_of(library, self.engine, driver, gpu_index, shelf)
                 self.bound = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
                 for spec in (*plan.inputs, *plan.outputs):
                     self._check(spec, spec in plan.outputs)
@@ -198,6 +206,7 @@ class _LoadedEngine:
     def close(self) -> None:
         """Drops the engine; execution contexts that exist keep it alive."""
         with contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
+            self.kernels = None
             self.engine = None
             self.runtime = None
 
@@ -240,6 +249,7 @@ class _Resources:
         self.driver = engine.driver
         self.gpu_index = engine.gpu_index
         self.context: Optional[Any] = None
+        self.kernels: Optional[Kernels] = None  # must outlive the context
         self.stream = 0
         self.captures = trt_graph.Captures(engine.driver, engine.gpu_index, engine.label)
         self.device_memory: list[int] = []
@@ -255,7 +265,7 @@ class _Resources:
                 self.driver.synchronize_device()
             with contextlib.suppress(CudaError):
                 self.captures.close()
-            self.context = None
+            self.context = self.kernels = None
             for free, addresses in (
                 (self.driver.free, self.device_memory),
                 (self.driver.host_free, self.pinned_memory),
@@ -298,7 +308,12 @@ class TensorRTRunner:
     def _allocate(self) -> None:
         resources, engine = self._resources, self._engine
         what = f"{engine.library.full_name} cannot make an execution context for {engine.label}"
-        resources.context = engine.library.context(engine.engine, what)
+        kernels = resources.kernels = engine.kernels
+        config = None if kernels is None else kernels.config()
+        resources.context = engine.library.context(engine.engine, what, config)
+        del config  # before the engine, which it refers to
+        if kernels is not None:
+            kernels.keep()
         if not self._host_arrays:
             return
         resources.stream = self._driver.stream_create()

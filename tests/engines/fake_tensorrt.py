@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import enum
 import functools
+import hashlib
 import sys
 import types
 from typing import Any, Optional
@@ -64,6 +65,10 @@ class State:
     misplaced = 0  # contexts and engines that were freed while another device than theirs, or none, was current
     executions = 0
     live_contexts = 0
+    plans = 0  # that were built, the probes among them
+    timed = 0  # kernels whose time was taken
+    compiled = 0  # kernels of TensorRT-RTX
+    refuses_kernels = False
     flags: Optional[int] = None
     workspace: Optional[int] = None
     device: Any = None  # fake_current_device of the fake driver
@@ -130,8 +135,47 @@ class IProgressMonitor:
     """Is told how far a build is."""
 
 
+class _Bytes:
+    """What the library keeps between processes: one mark for each thing in it."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+
+    def serialize(self) -> bytes:
+        return self.data
+
+    def add(self, what: bytes) -> bool:
+        """Adds a thing; returns whether it was new."""
+        mark = hashlib.sha256(what).digest()
+        new = mark not in self.data
+        self.data += mark if new else b""
+        return new
+
+
+class IRuntimeCache(_Bytes):
+    """Kernels, as TensorRT-RTX keeps them."""
+
+    def deserialize(self, data: Any) -> bool:
+        if State.refuses_kernels or len(data) % 32:
+            return False
+        self.data = bytes(data)
+        return True
+
+
+class _RuntimeConfig:
+    cache: Optional[IRuntimeCache] = None
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class _Config:
     progress_monitor: Any = None
+    timings: Optional[_Bytes] = None
 
     def __init__(self) -> None:
         self.flags: set[Any] = set()
@@ -141,6 +185,13 @@ class _Config:
 
     def set_memory_pool_limit(self, kind: Any, value: int) -> None:
         State.workspace = value
+
+    def create_timing_cache(self, data: Any) -> _Bytes:
+        return _Bytes(bytes(data))
+
+    def set_timing_cache(self, cache: _Bytes, ignore_mismatch: bool) -> bool:
+        self.timings = cache
+        return True
 
 
 class Builder:
@@ -158,6 +209,9 @@ class Builder:
 
     def build_serialized_network(self, network: _Network, config: _Config) -> Optional[bytes]:
         State.builds += 1
+        State.plans += 1
+        if config is not None and config.timings is not None:
+            State.timed += config.timings.add(b"the only kernel")
         monitor = config.progress_monitor
         if monitor is not None:
             monitor.phase_start("Building", None, 4)
@@ -232,6 +286,7 @@ class _Engine:
         self.device = State.device() if State.device is not None else 0
         self.model = onnx.load_from_string(plan)
         self.refittable = self.model.doc_string == "refittable"
+        self._plan = plan
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
         graph = self.model.graph
         read = {name for node in graph.node for name in node.input}
@@ -252,10 +307,15 @@ class _Engine:
     def get_tensor_location(self, name: str) -> Any:
         return TensorLocation.DEVICE
 
-    def create_execution_context(self) -> Optional[_Context]:
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig()
+
+    def create_execution_context(self, config: Optional[_RuntimeConfig] = None) -> Optional[_Context]:
         if State.no_context:
             self.logger.log(Severity.ERROR, "out of memory")
             return None
+        cache = None if config is None else config.cache
+        State.compiled += (cache or IRuntimeCache()).add(self._plan)
         return _Context(self)
 
 
@@ -334,5 +394,7 @@ def install(name: str = "fake_tensorrt_bindings_module") -> str:
     State.cannot_build_refittable = State.refit_fails = False
     State.hidden_weights = ()
     State.executions = State.builds = State.refits = State.misplaced = 0
+    State.refuses_kernels = False
+    State.plans = State.timed = State.compiled = 0
     State.flags = State.workspace = None
     return name
