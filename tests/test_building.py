@@ -202,7 +202,6 @@ print("the result")
 
 
 def test_a_terminal_shows_a_bar_on_stderr() -> None:
-    pytest.importorskip("tqdm")
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
     process = subprocess.Popen([sys.executable, "-c", BAR], stdout=subprocess.PIPE, stderr=theirs)
