@@ -59,11 +59,16 @@ def build(engine: Engine, model: bytes, options: Options, device: Device, label:
     def work() -> Program:
         return engine.build(model, options, device, label)
 
-    with Progress(label, engine.name) as progress:
+    with Progress(f"{label}: building on {engine.name}") as progress:
         if threading.current_thread() is threading.main_thread():
             return _on_another_thread(work, progress, engine.name, label)
         with _interrupts() as stop:
             return _as_current(work, Build(progress, stop))
+
+
+def loading(label: str, engine: str) -> Progress:
+    """Returns what shows that a built engine is made ready to run: TensorRT for RTX compiles for the GPU only then."""
+    return Progress(f"{label}: making it ready on {engine}")
 
 
 def error(label: str) -> BuildInterruptedError:

@@ -418,7 +418,8 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
             program = building.build(engine, onnx, options, device, LABEL)
-            return program, engine.name, Seat(program, device)
+            with building.loading(LABEL, engine.name):
+                return program, engine.name, Seat(program, device)
         except BuildInterruptedError:
             raise
         except EngineError as error:
