@@ -66,11 +66,16 @@ def run(work: Callable[[], Program], engine: str, label: str) -> Program:
         BuildInterruptedError: Ctrl-C stopped it, and the main thread gets the KeyboardInterrupt.
         KeyboardInterrupt: Ctrl-C stopped it, and this is the main thread.
     """
-    with Progress(label, engine) as progress:
+    with Progress(f"{label}: building on {engine}") as progress:
         if threading.current_thread() is threading.main_thread():
             return _on_another_thread(work, progress, engine, label)
         with _interrupts() as stop:
             return _as_current(work, Build(progress, stop))
+
+
+def loading(label: str, engine: str) -> Progress:
+    """Returns what shows that a built engine is made ready to run: TensorRT for RTX compiles for the GPU only then."""
+    return Progress(f"{label}: making it ready on {engine}")
 
 
 def error(label: str) -> BuildInterruptedError:

@@ -24,7 +24,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import compiled_arrays, compiled_file, forks, settings
+from mxnet_trt_property import building, compiled_arrays, compiled_file, forks, settings
 from mxnet_trt_property._version import __version__
 from mxnet_trt_property.cache import build
 from mxnet_trt_property.compiled_arrays import ArrayError, Tensor
@@ -424,7 +424,8 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
             cached = engine.name != "onnxruntime" or "onnx" in sys.modules
             used = config if cached else dataclasses.replace(config, cache=False)
             program, _ = build.get(engine, lambda: onnx, None, options, device, LABEL, used)
-            return program, engine.name, Seat(program, device)
+            with building.loading(LABEL, engine.name):
+                return program, engine.name, Seat(program, device)
         except BuildInterruptedError:
             raise
         except EngineError as error:

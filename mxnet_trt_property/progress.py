@@ -33,17 +33,16 @@ class _Phase:
 
 
 class Progress:
-    """How far the build of an engine is, shown while the block runs.
+    """How far some work is, shown while the block runs.
 
     Any thread may report. The phases of TensorRT form a tree; a phase counts in its parent's step.
 
     Args:
-        label: The name of the TensorRT node.
-        engine: The engine's name.
+        what: What is done, in words that "since 3 s" can follow.
     """
 
-    def __init__(self, label: str, engine: str) -> None:
-        self._what = f"{label}: building on {engine}"
+    def __init__(self, what: str) -> None:
+        self._what = what
         self._phases: dict[str, _Phase] = {}
         self._fraction: Optional[float] = None
         self._lock = threading.Lock()

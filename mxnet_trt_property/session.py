@@ -6,6 +6,7 @@ everything works on the subgraph's JSON text and on views of the arrays' memory.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -302,7 +303,8 @@ class Session:
             )
         if self._store is not None:
             self._store.drop_pages()
-        self._runner = self._entry.take_runner(self._device)
+        with contextlib.nullcontext() if self._entry.idle else building.loading(self.label, engine.name):
+            self._runner = self._entry.take_runner(self._device)
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
             self._replayable.pin(self._stable)

@@ -202,7 +202,6 @@ print("the result")
 
 
 def test_a_terminal_shows_a_bar_on_stderr() -> None:
-    pytest.importorskip("tqdm")
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
     process = subprocess.Popen([sys.executable, "-c", BAR], stdout=subprocess.PIPE, stderr=theirs)
@@ -269,7 +268,7 @@ def test_elsewhere_the_log_tells(
 
 
 def test_nested_phases_add_up_and_never_fall() -> None:
-    report = progress.Progress("tensorrt0", "slow")
+    report = progress.Progress("tensorrt0: building on slow")
     assert report.fraction is None
     seen = []
 
@@ -350,3 +349,27 @@ def test_a_handler_that_was_set_during_a_build_stays() -> None:
         assert library.mxtrt_watch_interrupts(1) == native.FAIL
     finally:
         signal.signal(signal.SIGINT, ignoring)
+
+
+def test_making_an_engine_ready_is_shown_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fresh_warnings: None
+) -> None:
+    """As TensorRT for RTX does it: its execution context compiles for the GPU."""
+    from mxnet_trt_property import programs
+    from mxnet_trt_property.engines.ort import OnnxRuntimeProgram
+    from tests.symbols import assert_same, mlp, pair
+
+    stock = OnnxRuntimeProgram.runner
+
+    def slow(self: Any, device: Device) -> Any:
+        time.sleep(0.2)
+        return stock(self, device)
+
+    monkeypatch.setenv("MXNET_TENSORRT_ENGINE", "onnxruntime")
+    monkeypatch.setattr(OnnxRuntimeProgram, "runner", slow)
+    monkeypatch.setattr(progress, "QUIET_S", 0.05)
+    caplog.set_level(logging.INFO, "mxnet_trt_property")
+    programs.clear()
+    reference, ours = pair(mlp(), {"data": (2, 5)})
+    assert_same(ours, reference)
+    assert "tensorrt0: making it ready on onnxruntime since 0 s" in caplog.text

@@ -254,25 +254,35 @@ class Refits:
         finally:
             library.build = build
         found: dict[str, Any] = {}
-        trt = library.module()
-        for name in ("default", "CURRENT"):
+        for target in ("default", "CURRENT"):
             for flags in (("REFIT",), ("REFIT", "STRIP_PLAN")):
-                builder = trt.Builder(library.logger)
-                network = builder.create_network(library.strongly_typed())
-                parser = trt.OnnxParser(network, library.logger)
-                assert parser.parse(models[0])
-                config = builder.create_builder_config()
-                if name == "CURRENT":
-                    config.num_compute_capabilities = 1
-                    config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
-                for flag in flags:
-                    config.set_flag(getattr(trt.BuilderFlag, flag))
                 mark, start = library.mark(), time.perf_counter()
-                with engine._driver.on_device(0):
-                    plan = builder.build_serialized_network(network, config)
-                text = library.words(mark)[:160] if plan is None else f"built in {time.perf_counter() - start:.2f} s"
-                found[f"{name} {'+'.join(flags)}"] = text
+                try:
+                    with engine._driver.on_device(0):
+                        plan = refittable_plan(library, models[0], target, flags)
+                except Exception as error:  # noqa: BLE001 - what a target cannot do is what is asked here
+                    plan, words = None, f"{type(error).__name__}: {error}"
+                else:
+                    words = library.words(mark)
+                seconds = time.perf_counter() - start
+                found[f"{target} {'+'.join(flags)}"] = words[:200] if plan is None else f"built in {seconds:.2f} s"
         return found
+
+
+def refittable_plan(library: Any, model: bytes, target: str, flags: tuple[str, ...]) -> Any:
+    """Returns what the library builds of a model with builder flags, by name; None where it refuses."""
+    trt = library.module()
+    builder = trt.Builder(library.logger)
+    network = builder.create_network(library.strongly_typed())
+    parser = trt.OnnxParser(network, library.logger)
+    assert parser.parse(model)
+    config = builder.create_builder_config()
+    if target == "CURRENT":
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
+    for flag in flags:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    return builder.build_serialized_network(network, config)
 
 
 class Reasons(logging.Handler):

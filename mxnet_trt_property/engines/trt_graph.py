@@ -34,8 +34,38 @@ PIN_FROM_BYTES = 32768
 # started before the program's last reader of that array is done (mxtrt_state_begin).
 PIN_OUTPUTS_FROM_BYTES = 1 << 20
 
-# Held while a stream is captured and while a device is waited for: waiting for a device spoils a capture on it.
-CAPTURE_LOCK = threading.Lock()
+
+class CaptureLock:
+    """Held while a stream is captured and while a device is waited for: waiting for a device spoils a capture on it.
+
+    The collector may free a runner at any point of a capture, in the very thread that holds the lock: `defer` leaves
+    such work to the end of the capture.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder = 0
+        self._later: list[Callable[[], None]] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+
+    def __exit__(self, *error: object) -> None:
+        self._holder = 0
+        self._lock.release()
+        while self._later:
+            self._later.pop()()
+
+    def defer(self, work: Callable[[], None]) -> bool:
+        """Keeps work for when the lock is free, if this thread holds it; returns whether it does."""
+        held = self._holder == threading.get_ident()
+        if held:
+            self._later.append(work)
+        return held
+
+
+CAPTURE_LOCK = CaptureLock()
 
 _pins: dict[tuple[int, int], int] = {}
 _pins_lock = threading.Lock()

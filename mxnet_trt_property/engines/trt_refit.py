@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 from mxnet_trt_property.engines.registry import RefitError
 from mxnet_trt_property.errors import message
-from mxnet_trt_property.onnx_writer import CONSTANT
 
 if TYPE_CHECKING:
     from mxnet_trt_property.engines.trt_build import Library
@@ -68,6 +67,8 @@ class Outline:
 def outline(model: bytes) -> Outline:
     """Returns the outline of a serialized ONNX model."""
     import onnx
+
+    from mxnet_trt_property.onnx_writer import CONSTANT  # not above: a loaded model runs without onnx
 
     proto = onnx.load_from_string(model)
     values: dict[str, bytes] = {}

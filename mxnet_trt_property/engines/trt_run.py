@@ -256,6 +256,8 @@ class _Resources:
         self.pinned_memory: list[int] = []
 
     def close(self) -> None:
+        if trt_graph.CAPTURE_LOCK.defer(self.close):
+            return
         # A driver that is gone, as at the very end of a process, has freed everything itself.
         with self.lock, contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
             # A failed kernel must not keep the rest from being freed.

@@ -259,3 +259,39 @@ def test_the_arrays_of_an_executor_stay_pinned_through_a_refit(cuda: FakeCuda) -
     del twins
     gc.collect()
     assert cuda.pins() == 0
+
+
+def test_a_gluon_block_is_refitted() -> None:
+    net = mx.gluon.nn.HybridSequential()
+    net.add(mx.gluon.nn.Conv2D(4, 3, in_channels=3), mx.gluon.nn.BatchNorm(in_channels=4), mx.gluon.nn.Dense(3))
+    net.initialize()
+    x = mx.nd.array(np.random.default_rng(0).standard_normal(SHAPES["data"]))
+    net(x)
+    ids = {id(s) for s in mxnet_trt_property.session._sessions.values()}
+    found: dict[str, list[Any]] = {"stock": [], "ours": []}
+    for name, results in found.items():
+        if name == "ours":
+            net.hybridize(backend="TensorRT", static_alloc=True, static_shape=True)
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            for parameter in net.collect_params().values():
+                parameter.set_data(mx.nd.array(np.abs(rng.standard_normal(parameter.shape)) + 0.5))
+            results.extend(net(x).asnumpy() for _ in range(2))
+    for ours, stock in zip(found["ours"], found["stock"]):
+        assert relative_error(ours, stock) < 1e-5
+    made = [s for s in mxnet_trt_property.session._sessions.values() if id(s) not in ids]
+    assert {s.report.engine for s in made} == {"tensorrt"}
+    assert sum(s.report.refits for s in made) >= 3
+
+
+def test_the_real_library_builds_with_the_flag() -> None:
+    """TensorRT for RTX needs a GPU for a refittable convolution; for a node without weights it does not."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX builds without a GPU, and is not installed")
+    library = trt.library("tensorrt_rtx")
+    plan = library.build(models.relu(), "the model", refittable=True)
+    assert plan.outline is not None
+    assert not plan.outline.weights
+    assert library.build(models.relu(), "the model").outline is None
+    assert trt_refit.outline(models.convnet()).weights
+    for name in ("Refitter", "OnnxParserRefitter"):
+        assert hasattr(library.module(), name)

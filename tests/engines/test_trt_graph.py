@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import mmap
+import threading
 from typing import Any
 
 import mxnet as mx
@@ -14,7 +15,7 @@ import pytest
 
 import mxnet_trt_property
 from mxnet_trt_property import cuda_graph, native
-from mxnet_trt_property.engines import registry, trt, trt_run
+from mxnet_trt_property.engines import registry, trt, trt_graph, trt_run
 from mxnet_trt_property.engines.registry import Device, Options
 from mxnet_trt_property.errors import EngineError
 from tests.engines import models
@@ -181,6 +182,33 @@ def test_gpu_arrays_that_move(engine: trt.TensorRTEngine, cuda: FakeCuda) -> Non
         assert np.array_equal(y.array, np.maximum(x.array, 0))
     assert cuda.launches() == launches + len(arrays)
     runner.close()
+
+
+def test_a_runner_that_is_collected_during_a_capture(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    """The collector may run anywhere; this one runs in the thread that captures."""
+    program = engine.build(models.relu(), Options(), CPU, "tensorrt0")
+    runner = program.runner(CPU)
+    x, y = random((2, 3), 0), np.empty((2, 3), np.float32)
+    runner.run([buffer(x)], [buffer(y)], 0)
+    live = cuda.live()
+
+    def work() -> None:
+        nonlocal runner
+        with trt_graph.CAPTURE_LOCK:
+            cycle = [runner]
+            cycle.append(cycle)  # type: ignore[arg-type]
+            del cycle, runner
+            gc.collect()
+            assert cuda.live() == live, "not while a capture is under way"
+        assert cuda.live() < live
+        done.append(True)
+
+    done: list[bool] = []
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert done
+    program.close()
 
 
 def test_what_cannot_be_captured_runs_all_the_same(
