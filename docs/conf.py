@@ -23,7 +23,7 @@ autodoc_member_order = "bysource"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
-html_theme = "pydata_sphinx_theme"
+html_theme = "sphinx_book_theme"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
@@ -31,10 +31,11 @@ html_show_sourcelink = False
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {
-    "navbar_align": "left",
-    "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    "show_navbar_depth": 1,
+    "home_page_in_toc": True,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
     "navigation_with_keys": False,
-    "footer_start": [],
-    "footer_end": [],
+    "navbar_persistent": [],
+    "footer_content_items": [],
 }

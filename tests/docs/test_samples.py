@@ -22,6 +22,7 @@ from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
 import mxnet_trt_property
+from mxnet_trt_property.operators import registry
 from tests.models import zoo
 
 # After the package, whose import hook gives MXNet the names that NumPy took away.
@@ -35,7 +36,7 @@ PAGES = [
     *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
     *sorted(f"examples/{page.name}" for page in (ROOT / "examples").glob("*.md")),
 ]
-LANGUAGES = ("python", "console", "text", "json", "c", "dockerfile", "yaml")
+LANGUAGES = ("python", "console", "text", "json", "c", "dockerfile", "yaml", "{eval-rst}")
 # They install, need a clone or the network, or never end; tests/test_package.py and ci/ run what they do.
 SHOWN_ONLY = re.compile(r"(sudo |cd |git |pip |make |tox|docker |apt-get |ci/|\.venv/|python -m venv|source )")
 INSTEAD = {"make demo": "mxnet-trt demo"}
@@ -126,6 +127,8 @@ def test_samples(
     for file in checkpoints.iterdir():
         os.link(file, tmp_path / file.name)
     monkeypatch.chdir(tmp_path)
+    # Operators that a page registers are there for its own samples only.
+    monkeypatch.setattr(registry, "_OPERATORS", dict(registry._OPERATORS))
     before = dict(os.environ)  # samples set variables with os.environ, as programs do
     try:
         for example in SYBIL.parse(ROOT / page).examples():
