@@ -36,6 +36,8 @@ OTHERS = {
 }
 # An image with a width, which Markdown has no words for.
 HTML_IMAGE = re.compile(r"""\[<img src="(?P<source>[^"]+)" alt="(?P<text>[^"]+)" width="(?P<width>\d+)">\]\([^)]+\)""")
+# Pages whose tables need the room of the list of headings.
+WIDE = ("operators", "gpu-verification", "variables")
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
 
 
@@ -67,6 +69,10 @@ def assemble() -> None:
             text = (ROOT / source).read_text(encoding="utf-8")
             file.write_text(with_links(text, posixpath.dirname(source)), encoding="utf-8")
     (PAGES / "variables.md").write_text(_variables(), encoding="utf-8")
+    for page in WIDE:
+        file = PAGES / f"{page}.md"
+        head = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n"
+        file.write_text(head + file.read_text(encoding="utf-8"), encoding="utf-8")
     known = {file.stem for file in PAGES.glob("*.md")}
     with (PAGES / "index.md").open("a", encoding="utf-8") as index:
         for caption, names in NAVIGATION.items():
