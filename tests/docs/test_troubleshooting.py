@@ -176,6 +176,12 @@ CASES = [
     Case("… failed on engine …; it goes on with …", forward, BROKEN="run"),
     Case("… failed on engine …", forward, BROKEN="run", ON_ERROR="raise"),
     Case(
+        "An executor was deleted whose last forward had failed; its outputs hold no result",
+        lambda: bind(mlp()).forward()[0].wait_to_read(),
+        BROKEN="run",
+        ON_ERROR="raise",
+    ),
+    Case(
         "…: node … stays in float32: it met a value of …, and float16 ends at …",
         large_values,
         PRECISION="fp16",
