@@ -19,6 +19,7 @@ from mxnet_trt_property import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
+LINKS = ROOT / "build" / "linkcheck"
 
 # The navigation: names of docs/ without their ending. A page that is not there is left out.
 NAVIGATION = {
@@ -47,9 +48,12 @@ def main() -> int:
     parser.add_argument("--linkcheck", action="store_true", help="check links to other sites; builds no pages")
     arguments = parser.parse_args()
     assemble()
+    if not arguments.linkcheck:
+        shutil.rmtree(SITE, ignore_errors=True)  # no page of an older build stays
     builder = "linkcheck" if arguments.linkcheck else "html"
     options = ["--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", f"--doctree-dir={PAGES}/.doctrees"]
-    command = [sys.executable, "-m", "sphinx", f"--builder={builder}", *options, str(PAGES), str(SITE)]
+    target = LINKS if arguments.linkcheck else SITE
+    command = [sys.executable, "-m", "sphinx", f"--builder={builder}", *options, str(PAGES), str(target)]
     status = subprocess.run(command, check=False, cwd=ROOT).returncode
     if status == 0 and builder == "html":
         print(f"{SITE / 'index.html'}: {len(list(PAGES.glob('*.md')))} pages")
@@ -58,8 +62,7 @@ def main() -> int:
 
 def assemble() -> None:
     """Writes the pages to build/docs, with one that lists all of them."""
-    for folder in (PAGES, SITE):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(PAGES, ignore_errors=True)
     shutil.copytree(ROOT / "docs", PAGES)
     for page in sorted((ROOT / "docs").glob("*.md")):
         (PAGES / page.name).write_text(with_links(page.read_text(encoding="utf-8"), "docs"), encoding="utf-8")
