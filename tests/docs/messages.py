@@ -17,22 +17,28 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 NOT_SEARCHED = ("operators",)
 # In these files the name `what` is of an action, which becomes a part of one message.
 ACTIONS = ("cuda_driver.py", "cuda_graph.py")
-# What a caller within the package, or a protocol of Python's, is told; no user can do anything about it.
-INTERNAL = ("AttributeError", "AssertionError", "SystemExit")
+GAP = "…"
+# In these files the name `what` is of an action, which becomes a part of one message.
+ACTIONS = ("cuda_driver.py", "cuda_graph.py")
 GAP = "…"
 # They become the part "found" of another message.
 PARTS = ("the checksum is wrong", "the lengths do not fit", "dtype …", "… (…)", "the ONNX name … is taken")
 
 
-def in_sources() -> dict[str, list[str]]:
-    """Returns the places (file and line) of each message."""
+def in_sources(with_plain_errors: bool = False) -> dict[str, list[str]]:
+    """Returns the places (file and line) of each message.
+
+    Args:
+        with_plain_errors: Whether errors count that are raised without the form of messages. Most of them are caught,
+            and become the part "found" of a message.
+    """
     found: dict[str, list[str]] = {}
     package = ROOT / "mxnet_trt_property"
     for file in sorted(package.rglob("*.py")):
         if file.relative_to(package).parts[0] not in NOT_SEARCHED:
-            for line, text in _of_module(ast.parse(file.read_text(encoding="utf-8")), file.name not in ACTIONS):
-                if text not in PARTS:
-                    found.setdefault(text, []).append(f"{file.relative_to(ROOT)}:{line}")
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            for line, text in _of_module(tree, file.name not in ACTIONS, with_plain_errors):
+                found.setdefault(text, []).append(f"{file.relative_to(ROOT)}:{line}")
     for file in sorted((ROOT / "cpp").glob("*.cc")):
         for call in re.finditer(r'\bFail\(\s*((?:"(?:[^"\\]|\\.)*"\s*)+)', file.read_text(encoding="utf-8")):
             text = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', call[1]))
@@ -40,7 +46,7 @@ def in_sources() -> dict[str, list[str]]:
     return found
 
 
-def _of_module(tree: ast.Module, what_is_told: bool) -> Iterator[tuple[int, str]]:
+def _of_module(tree: ast.Module, what_is_told: bool, with_plain_errors: bool) -> Iterator[tuple[int, str]]:
     for function in ast.walk(tree):
         if not isinstance(function, (ast.FunctionDef, ast.Module)):
             continue
@@ -51,7 +57,7 @@ def _of_module(tree: ast.Module, what_is_told: bool) -> Iterator[tuple[int, str]
         # By this name the first part of a message is handed on to the function that makes it.
         texts = list(names.get("what", [])) if what_is_told else []
         for node in _own(function):
-            if isinstance(node, ast.Call) and node.args and _tells(node):
+            if isinstance(node, ast.Call) and node.args and _tells(node, with_plain_errors):
                 argument = node.args[0]
                 texts += names.get(argument.id, []) if isinstance(argument, ast.Name) else [argument]
         for node in texts:
@@ -68,14 +74,12 @@ def _own(function: ast.AST) -> Iterator[ast.AST]:
             yield from _own(child)
 
 
-def _tells(call: ast.Call) -> bool:
+def _tells(call: ast.Call, with_plain_errors: bool) -> bool:
     """Whether a call makes the text of an error or a warning."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    if name in ("message", "warn_once", "_error"):
-        return True
-    if name == "warning" and isinstance(call.func, ast.Attribute):
-        return True
-    return name.endswith("Error") and name not in INTERNAL
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr == "warning"
+    name = getattr(call.func, "id", "")
+    return name in ("message", "warn_once", "_error") or (with_plain_errors and name.endswith("Error"))
 
 
 def _text(node: ast.expr) -> Optional[str]:
