@@ -16,10 +16,10 @@ PAGE = ROOT / "docs" / "troubleshooting.md"
 # Reasons of operators are no errors; docs/operators.md lists their conditions.
 NOT_SEARCHED = ("operators",)
 # In these files the name `what` is of an action, which becomes a part of one message.
-ACTIONS = ("cuda_driver.py", "cuda_graph.py")
+ACTIONS = ("cuda_driver.py", "cuda_events.py", "cuda_graph.py")
 GAP = "…"
 # In these files the name `what` is of an action, which becomes a part of one message.
-ACTIONS = ("cuda_driver.py", "cuda_graph.py")
+ACTIONS = ("cuda_driver.py", "cuda_events.py", "cuda_graph.py")
 GAP = "…"
 # They become the part "found" of another message.
 PARTS = ("the checksum is wrong", "the lengths do not fit", "dtype …", "… (…)", "the ONNX name … is taken")
