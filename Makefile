@@ -1,6 +1,7 @@
 # make venv   sets up .venv with everything          make demo [PREFIX=...]  the main job, with and without TensorRT
 # make test   all tests (test-fast: without slow)    make lint               ruff, mypy, clang-format
 # make bench  timings                                make wheel              sdist and wheel into dist/
+# make docs   the documents as a site, in build/site
 #
 # PYTHON=... chooses the interpreter of a new .venv. From a fresh clone each target sets up what it needs.
 
@@ -10,6 +11,7 @@ export VENV
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
 LIBRARY := mxnet_trt_property/libmxnet_trt.so
 CPP := $(wildcard cpp/*.cc cpp/*.h)
 
@@ -17,7 +19,7 @@ comma := ,
 # TensorRT-RTX has wheels for this platform only; elsewhere its tests say why they are skipped.
 EXTRAS := cpu,dev,plot$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)rtx-cu12)
 
-.PHONY: venv demo test test-fast lint format bench wheel clean
+.PHONY: venv demo test test-fast lint format bench docs wheel clean
 
 venv: $(STAMP) $(LIBRARY)
 
@@ -57,6 +59,13 @@ format: venv
 
 bench: venv
 	$(BIN)/python -m mxnet_trt_property bench $(if $(PREFIX),"$(PREFIX)")
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[docs]"
+	touch $@
+
+docs: venv $(DOCS_STAMP)
+	$(BIN)/python ci/docs_site.py
 
 wheel: venv
 	rm -rf dist

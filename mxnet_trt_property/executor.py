@@ -155,8 +155,15 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             for output in self._get_outputs():
                 try:
                     output.wait_to_read()
-                except MXNetError:
-                    pass  # whoever wanted to know has asked
+                except MXNetError as error:
+                    # MXNet tells an error once: whoever read the outputs has had it, and it does not show here.
+                    _log.warning(
+                        message(
+                            "An executor was deleted whose last forward had failed; its outputs hold no result",
+                            found=str(error),
+                            next_step="read the outputs before the executor goes, to have the error raised there",
+                        )
+                    )
             for member in state.sessions:
                 member.release_arrays()
         super().__del__()

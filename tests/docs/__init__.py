@@ -1,0 +1,1 @@
+"""The documents: their samples are run, and the messages that they quote are those of the code."""
