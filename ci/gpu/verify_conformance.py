@@ -1,4 +1,4 @@
-"""Runs the checks of mxnet_trt_property.engines.testing on every engine that can run here, each in a process of its own.
+"""Runs the checks of mxnet_trt_property.engines.testing on every engine that can run here.
 
 usage: python ci/gpu/verify_conformance.py DIR [ENGINE ...]
 
@@ -39,9 +39,8 @@ def main() -> int:
     for row in rows:
         print(f"\n{row['engine']} {row.get('version', '')}: {row['error'] or 'all promises kept'}")
         for check, outcome in row["checks"].items():
-            print(
-                f"  {check:<34}{outcome['seconds']:7.2f} s  {outcome['error'].splitlines()[-1] if outcome['error'] else 'ok'}"
-            )
+            words = outcome["error"].splitlines()[-1] if outcome["error"] else "ok"
+            print(f"  {check:<34}{outcome['seconds']:7.2f} s  {words}")
     Path(folder).mkdir(parents=True, exist_ok=True)
     (Path(folder) / "conformance.json").write_text(json.dumps(rows, indent=1) + "\n")
     return 0 if rows and not any(row["error"] for row in rows) else 1

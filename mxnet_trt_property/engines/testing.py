@@ -106,7 +106,7 @@ def refuses_arrays_that_do_not_fit(engine: Engine, device: Device = HOST) -> Non
     """Checks that a wrong size, a wrong dtype and a wrong number of arrays are errors, and harm nothing."""
     runner = _runner(engine, _relu(np.zeros((2, 3), np.float32)), device)
     good, large, double = np.ones((2, 3), np.float32), np.ones(7, np.float32), np.ones((2, 3))
-    cases = (
+    cases: Sequence[tuple[list[Array], list[Array]]] = (
         ([large], [good]),
         ([good], [large]),
         ([double], [good]),
@@ -251,7 +251,7 @@ CHECKS: tuple[Callable[..., None], ...] = (
 def _model(
     write: Callable[[OnnxWriter, list[str]], list[str]], inputs: Sequence[Array], outputs: Sequence[Array]
 ) -> Model:
-    """Returns the model of the nodes that `write` makes: it gets the writer and the inputs' names; returns the outputs'."""
+    """Returns the model of what `write` makes: it gets the writer and the inputs' names; returns the outputs'."""
     writer = OnnxWriter()
     sources = [Value(writer.reserve(f"input{i}"), x.shape, x.dtype) for i, x in enumerate(inputs)]
     targets = [Value(writer.reserve(f"output{i}"), y.shape, y.dtype) for i, y in enumerate(outputs)]
