@@ -73,6 +73,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    runs_on = "cpu"
 
     def __init__(self, driver: Optional[Driver] = None) -> None:
         self._driver = driver or default()
