@@ -20,7 +20,7 @@ import numpy as np
 
 from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, programs, settings, subgraph
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -157,6 +157,16 @@ class Session:
                 return
             except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
                 self._give_up_engine(error)
+
+    @property
+    def device(self) -> Device:
+        """Where the node's arrays lie."""
+        return self._device
+
+    @property
+    def program(self) -> Optional[Program]:
+        """The built engine; None before the first forward."""
+        return self._entry.program if self._entry is not None else None
 
     @property
     def is_replayed(self) -> bool:

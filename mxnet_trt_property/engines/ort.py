@@ -24,6 +24,7 @@ import numpy as np
 
 from mxnet_trt_property import forks, native
 from mxnet_trt_property.cuda_driver import CudaError, Driver, default
+from mxnet_trt_property.engines import layers, ort_profile
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
 from mxnet_trt_property.errors import EngineError, message
 
@@ -35,6 +36,7 @@ MAX_BINDINGS = 8
 _INSTALL = "pip install onnxruntime"
 # Merges a Pad node into an average pooling that does not count its pad, which gives wrong numbers (seen in 1.19).
 _DISABLED_OPTIMIZERS = ["Pad_Fusion"]
+_SESSION_ARGUMENTS = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": _DISABLED_OPTIMIZERS}
 
 _SEVERITY_INFO = 1
 _SEVERITY_FATAL = 4  # errors reach the user as exceptions, so that printing them too would say them twice
@@ -118,29 +120,42 @@ class OnnxRuntimeEngine:
         """
         check_precision(self.name, options, label)
         runtime = _onnxruntime()
-        settings = runtime.SessionOptions()
-        settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        settings.log_severity_level = _SEVERITY_INFO if options.verbose else _SEVERITY_FATAL
-        settings.logid = label
-        threads = _omp_num_threads()
-        if threads:
-            settings.intra_op_num_threads = threads
         try:
-            session = runtime.InferenceSession(
-                model, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
-            )
+            session = runtime.InferenceSession(model, _session_options(options, label), **_SESSION_ARGUMENTS)
         except Exception as error:  # its exception types share no base of their own
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
         if hasattr(session, "_model_bytes"):
             session._model_bytes = None  # the whole model a second time, for a change of providers that never comes
-        return OnnxRuntimeProgram(session, len(model), self._driver, label)
+        kept = (model, options) if options.profile else None
+        return OnnxRuntimeProgram(session, len(model), self._driver, label, kept)
+
+
+def _session_options(options: Options, label: str) -> Any:
+    runtime = _onnxruntime()
+    found = runtime.SessionOptions()
+    found.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    found.log_severity_level = _SEVERITY_INFO if options.verbose else _SEVERITY_FATAL
+    found.logid = label
+    threads = _omp_num_threads()
+    if threads:
+        found.intra_op_num_threads = threads
+    return found
 
 
 class OnnxRuntimeProgram:
     """A session with its weights; ONNX Runtime lets any number of threads run it at once."""
 
-    def __init__(self, session: Any, size_bytes: int, driver: Driver, label: str) -> None:
+    def __init__(
+        self,
+        session: Any,
+        size_bytes: int,
+        driver: Driver,
+        label: str,
+        profiled: Optional[tuple[bytes, Options]] = None,
+    ) -> None:
+        """Takes over a session; `profiled` is its model and options where it will be asked for its nodes' times."""
         self.size_bytes = size_bytes
+        self._profiled = profiled
         self._session: Optional[Any] = session
         self._driver = driver
         self._label = label
@@ -159,6 +174,31 @@ class OnnxRuntimeProgram:
         if device.kind == "gpu":
             runner.stage(device.gpu_index)
         return runner
+
+    def layer_times(self, device: Device, runs: int) -> layers.LayerTimes:
+        """Times the nodes of the model, as `ProfiledProgram.layer_times` says.
+
+        Raises:
+            EngineError: The program was built without Options.profile, or ONNX Runtime failed.
+        """
+        if self._profiled is None:
+            raise EngineError(message(f"{self._label} was not built to be profiled", required="Options.profile"))
+        model, options = self._profiled
+        runtime = _onnxruntime()
+        feed = {t.name: layers.random_array(t.shape, np.dtype(t.dtype)) for t in self._inputs}
+        outputs = [np.zeros(t.shape, t.dtype) for t in self._outputs]
+        ins, outs = ([Buffer(a.ctypes.data, a.shape, a.dtype) for a in group] for group in (feed.values(), outputs))
+        runner = self.runner(Device("cpu", 0))
+        run_ms = layers.median_ms(lambda: runner.run(ins, outs, 0), runs)
+        try:
+            found = ort_profile.node_times(
+                runtime, model, _session_options(options, self._label), _SESSION_ARGUMENTS, feed, runs
+            )
+        except Exception as error:  # its exception types share no base of their own
+            raise _error(f"ONNX Runtime cannot profile {self._label}", error) from error
+        finally:
+            runner.close()
+        return layers.LayerTimes(found, run_ms)
 
     def close(self) -> None:
         """Lets go of the session; runners that exist keep it alive."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
@@ -48,12 +49,14 @@ class Options:
         precision: "fp32", "fp16", "bf16" or "int8".
         workspace_bytes: The most scratch memory a TensorRT engine may use; 0 leaves it to TensorRT.
         verbose: Whether the engine's own messages are logged.
+        profile: Whether the program will be asked for its layers' times (engines/layers.py).
         extra: Options of third-party engines, by name.
     """
 
     precision: str = "fp32"
     workspace_bytes: int = 0
     verbose: bool = False
+    profile: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -107,6 +110,8 @@ class Program(Protocol):
 
     def close(self) -> None:
         """Frees what the program owns; runners that exist keep working. May be repeated."""
+
+    # It may also have a method `layer_times`: engines/layers.py.
 
 
 class Engine(Protocol):
@@ -215,6 +220,22 @@ def get(name: str) -> Engine:
     if name not in _LOADED:
         _LOADED[name] = _FACTORIES[name]()
     return _LOADED[name]
+
+
+@contextmanager
+def replaced(change: Callable[[Engine], Engine]) -> Iterator[None]:
+    """Gives out each engine as `change` returns it, for a block; for tools that look over an engine's shoulder."""
+    before = {}
+    for name in names():
+        try:
+            before[name] = get(name)
+        except Exception:  # noqa: BLE001 - `choose` tells of an engine that cannot be had
+            continue
+    _LOADED.update({name: change(engine) for name, engine in before.items()})
+    try:
+        yield
+    finally:
+        _LOADED.update(before)
 
 
 def choose(wanted: str, device: Device) -> Choice:

@@ -116,6 +116,7 @@ class TensorRTEngine:
         """
         check_precision(self.name, options, label)
         self._library.verbose = self._library.verbose or options.verbose
+        self._library.detailed = options.profile
         targets = self._targets(self._driver.device_info(device.gpu_index))
         with self._driver.on_device(device.gpu_index):
             plan = self._library.build(model, label, options.workspace_bytes, targets)

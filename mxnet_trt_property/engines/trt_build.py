@@ -72,6 +72,7 @@ class Library:
         self._numbers = itertools.count(1)
         self._errors: collections.deque[tuple[int, str]] = collections.deque(maxlen=_KEPT_MESSAGES)
         self.verbose = False
+        self.detailed = False  # whether engines are built to tell what their layers were made of
 
     def module(self) -> Any:
         """Returns the bindings module.
@@ -200,6 +201,8 @@ class Library:
             config = builder.create_builder_config()
             if workspace_bytes:
                 config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+            if self.detailed and hasattr(trt, "ProfilingVerbosity"):
+                config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
             self._target(config, compute_capabilities)
             # Names and order are taken from the network: the engine may drop or reorder them.
             inputs = tuple(_spec(network.get_input(i), label) for i in range(network.num_inputs))
