@@ -16,6 +16,7 @@ from mxnet_trt_property import backend, blocks, freezing, infer, session, settin
 from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach, warn_once
+from mxnet_trt_property.profiling import Section
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -339,7 +340,8 @@ def _partition(
                 "made for shapes that are known before: the graph is left to MXNet"
             )
             return None
-        decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options, context)
+        with Section("partition", "a graph"):
+            decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options, context)
         _log.info("bind: %s", decisions.summary())
         for decision in decisions.refused:
             _log.debug("%s (%s) stays with MXNet: %s", decision.node.name, decision.node.op, decision.reason)

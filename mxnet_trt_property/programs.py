@@ -20,6 +20,7 @@ import numpy as np
 
 from mxnet_trt_property import forks
 from mxnet_trt_property.engines.registry import Device, Engine, Options, Program, Runner
+from mxnet_trt_property.profiling import Section
 
 # Programs that no session holds are kept up to this many; each holds its weights in memory.
 _KEPT = 16
@@ -92,7 +93,8 @@ def get(
                 return _entries[key], False
         start = time.perf_counter()
         try:
-            program = engine.build(model(), options, device, label)
+            with Section("build", label):
+                program = engine.build(model(), options, device, label)
         except BaseException:
             with _lock:
                 _building.pop(key, None)

@@ -22,6 +22,7 @@ from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, 
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.profiling import Section
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -143,7 +144,8 @@ class Session:
             EngineError: No engine could run the subgraph, or one failed and MXNET_TENSORRT_ON_ERROR is 'raise'.
         """
         if weights_changed:
-            self._look_at_weights(inputs, stream)
+            with Section("weights", self.label):
+                self._look_at_weights(inputs, stream)
         sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
         targets = [_buffer(outputs[i]) for i in range(num_outputs)]
         while True:
@@ -356,7 +358,8 @@ def create(
     config = settings.read(options)
     label = attrs.get(LABEL_ATTRIBUTE, "a TensorRT node")
     frozen = freezing.restore(text, attrs, shapes, dtypes, label)
-    graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
+    with Section("convert", label):
+        graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
     device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
     session = Session(label, graph, frozen, config, device)
     with _sessions_lock:
@@ -382,7 +385,9 @@ def collect() -> Iterator[list[Session]]:
 
 def forward(state_id: int, inputs: Any, num_in: int, outputs: Any, num_out: int, stream: int, changed: bool) -> None:
     """Runs a session; see `native.Handlers.forward`."""
-    _sessions[state_id].forward(inputs, outputs, num_out, stream, changed)
+    session = _sessions[state_id]
+    with Section("forward", session.label):
+        session.forward(inputs, outputs, num_out, stream, changed)
 
 
 def destroy(state_id: int) -> None:

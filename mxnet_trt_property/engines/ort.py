@@ -27,6 +27,7 @@ from mxnet_trt_property.cuda_driver import CudaError, Driver, default
 from mxnet_trt_property.engines import layers, ort_profile
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.profiling import Section
 
 _log = logging.getLogger("mxnet_trt_property.onnxruntime")
 
@@ -244,9 +245,11 @@ class OnnxRuntimeRunner:
                 return
             self._check(inputs, outputs)  # before anything is copied into memory of the model's sizes
             with self._driver.on_device(staging.gpu_index):
-                host_inputs = staging.fetch(inputs, stream)
+                with Section("copy in", self._label):
+                    host_inputs = staging.fetch(inputs, stream)
                 self._run(self._session, host_inputs, staging.hosts(outputs, len(inputs)))
-                staging.store(outputs, len(inputs), stream)
+                with Section("copy out", self._label):
+                    staging.store(outputs, len(inputs), stream)
 
     def _run(self, session: Any, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         key = (tuple(inputs), tuple(outputs))

@@ -18,6 +18,7 @@ from mxnet_trt_property import cuda_graph, native
 from mxnet_trt_property.cuda_driver import CudaError, Driver
 from mxnet_trt_property.engines.registry import Buffer
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.profiling import Section
 
 if TYPE_CHECKING:
     from mxnet_trt_property.engines.trt_run import TensorRTRunner
@@ -227,10 +228,11 @@ class Captures:
         if not self._possible:
             return
         try:
-            if runner.host_arrays:
-                self._capture_host_arrays(runner)
-            else:
-                self._capture_gpu_arrays(runner)
+            with Section("capture", self._label):
+                if runner.host_arrays:
+                    self._capture_host_arrays(runner)
+                else:
+                    self._capture_gpu_arrays(runner)
         except EngineError as error:
             self._possible = False
             what = f"{self._label} cannot be captured in a CUDA graph; each run is queued anew, which is slower"

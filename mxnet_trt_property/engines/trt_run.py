@@ -35,6 +35,7 @@ from mxnet_trt_property.engines.layers import LayerTimes, random_array
 from mxnet_trt_property.engines.registry import Buffer, Device, check_buffer, check_count
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.profiling import Section
 
 # TensorRT-RTX launches kernels so that one may start before the one in front of it has ended. On GPUs that it is not
 # made for they then read what is not written yet: seen with 1.5.0.114 on an H100, where results changed from run to run
@@ -435,14 +436,21 @@ class TensorRTRunner:
         if not self._host_arrays:
             self.enqueue(stream)
             return
-        for slot in self.slots:
-            if slot.is_input and slot.pinned:
-                ctypes.memmove(slot.pinned, slot.array, slot.nbytes)
-        self.enqueue(self.stream)
-        self._driver.synchronize(self.stream)
-        for slot in self.slots:
-            if not slot.is_input and slot.pinned:
-                ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
+        label = self._engine.label
+        with Section("copy in", label):
+            for slot in self.slots:
+                if slot.is_input and slot.pinned:
+                    ctypes.memmove(slot.pinned, slot.array, slot.nbytes)
+            self.copy_in(self.stream)
+        with Section("run", label):
+            self.enqueue_parts(self.stream, copies=False)
+            self._driver.synchronize(self.stream)
+        with Section("copy out", label):
+            self.copy_out(self.stream)
+            self._driver.synchronize(self.stream)
+            for slot in self.slots:
+                if not slot.is_input and slot.pinned:
+                    ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
 
     def close(self) -> None:
         """Waits for a run under way, then frees context, stream and memory."""
