@@ -13,8 +13,8 @@ its first call and kept for the next thread when it ends. No lock of this module
 
 from __future__ import annotations
 
-import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -30,10 +30,10 @@ from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
 from mxnet_trt_property.errors import EngineError, TensorRTPropertyError, message
+from mxnet_trt_property.logs import tell_engine, warn_once
 
 __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileError", "compile", "load"]
 
-_log = logging.getLogger("mxnet_trt_property")
 
 LABEL = "the compiled model"
 
@@ -417,16 +417,20 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
         onnx = to_float16(onnx, config.keep_fp32, (), LABEL)
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
+            start = time.perf_counter()
             program = engine.build(onnx, options, device, LABEL)
-            return program, engine.name, Seat(program, device)
+            seat = Seat(program, device)
+            seconds = time.perf_counter() - start
+            tell_engine(
+                LABEL, engine.name, "built", seconds=seconds, size_bytes=program.size_bytes, precision=config.precision
+            )
+            return program, engine.name, seat
         except EngineError as error:
             if following is None or config.on_error == "raise":
                 raise
-            _log.warning(
-                message(
-                    f"{LABEL} failed on engine {engine.name}; it goes on with {following.name}",
-                    found=str(error),
-                    next_step=f"pass engine='{following.name}' to skip the failing engine",
-                )
+            warn_once(
+                f"{LABEL} failed on engine {engine.name}; it goes on with {following.name}",
+                found=str(error),
+                next_step=f"pass engine='{following.name}' to skip the failing engine",
             )
     raise AssertionError("the last engine either returned or raised")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
@@ -14,10 +13,7 @@ from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
 from mxnet_trt_property import backend, native, session, settings
-from mxnet_trt_property.errors import message
-
-_log = logging.getLogger("mxnet_trt_property")
-_warned: set[str] = set()
+from mxnet_trt_property.logs import warn_once
 
 
 @dataclass
@@ -57,7 +53,11 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         """
         state = self.tensorrt
         if is_train:
-            warn_once("forward(is_train=True) runs on MXNet: TensorRT nodes are for inference")
+            warn_once(
+                "forward(is_train=True) runs on MXNet: TensorRT nodes are for inference",
+                next_step="pass is_train=False for inference; to train, bind with a grad_req, or unset "
+                "MXNET_SUBGRAPH_BACKEND",
+            )
         if is_train or state.use_twin:
             return self._forward_twin(is_train, kwargs)
         self._assign(kwargs)
@@ -74,12 +74,10 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         except MXNetError as error:
             if settings.value("ON_ERROR") != "fallback":
                 raise
-            _log.warning(
-                message(
-                    "The TensorRT nodes of an executor failed; it goes on with MXNet",
-                    found=str(error),
-                    next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
-                )
+            warn_once(
+                "The TensorRT nodes of an executor failed; it goes on with MXNet",
+                found=str(error),
+                next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
             )
             state.use_twin = True
             return self._forward_twin(is_train, {})
@@ -144,7 +142,10 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         An engine shows nothing of what is inside. So MXNet runs the graph from now on, until the executor is deleted:
         it has no way to take a monitor away either.
         """
-        warn_once("a monitor is installed: MXNet runs the executor's graph, for TensorRT shows no node inside its own")
+        warn_once(
+            "a monitor is installed: MXNet runs the executor's graph, for TensorRT shows no node inside its own",
+            next_step="bind again without the monitor to run on TensorRT; `mxnet-trt profile` times the layers inside",
+        )
         self._get_twin().set_monitor_callback(callback, monitor_all)
         self.tensorrt.use_twin = True
 
@@ -221,10 +222,3 @@ def address_of(array: Any) -> int:
     pointer = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
     return pointer.value or 0
-
-
-def warn_once(text: str) -> None:
-    """Logs a warning the first time it is given."""
-    if text not in _warned:
-        _warned.add(text)
-        _log.warning("%s", text)

@@ -1,8 +1,8 @@
 """Sections in the output of `mx.profiler`: what MXNet itself cannot see of a TensorRT node.
 
-MXNet records each forward of a node under `[_TensorRT]`, captured runs too. What these sections add, in a domain called
-TensorRT, is rare work, and forwards that go through Python: partition, convert, weights, build, capture, copies, forward,
-each with the name of its node.
+MXNet records each forward of a node under `[_TensorRT]`, captured runs too. What these sections add, in a domain
+called TensorRT, is rare work, and forwards that go through Python: partition, convert, weights, build, capture,
+copies, forward, each with the name of its node.
 
 With the profiler off a section is one look at a flag, and the path of captured runs has none at all. MXNet has no call
 that tells whether its profiler runs, so the functions that switch it are wrapped (activation). No call made here waits

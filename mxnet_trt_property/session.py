@@ -9,9 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import json
-import logging
 import threading
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
@@ -22,9 +20,8 @@ from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, 
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.logs import debug_once, log, tell_engine, warn_once
 from mxnet_trt_property.profiling import Section
-
-_log = logging.getLogger("mxnet_trt_property")
 
 LABEL_ATTRIBUTE = "__tensorrt_name__"
 OPTION_PREFIX = "__tensorrt_option_"
@@ -223,7 +220,7 @@ class Session:
             found.update({w: self._store.digest(number) for w, number in self._frozen.items()})
         if found != self._digests:
             if self._digests:
-                _log.info("%s: weights have new values; its engine is built again", self.label)
+                log.debug("%s: weights have new values; its engine is built again", self.label)
             self.close()
             self._digests = found
 
@@ -269,14 +266,14 @@ class Session:
             self._replayable.pin(self._stable)
         if built:
             self._builds += 1
-            _log.info(
-                "%s: %s engine built in %.2f s, %.1f MB, %d nodes, %s",
+            tell_engine(
                 self.label,
                 engine.name,
-                self._entry.seconds,
-                self._entry.program.size_bytes / 1e6,
-                self.report.nodes,
-                self._config.precision,
+                "built",
+                seconds=self._entry.seconds,
+                size_bytes=self._entry.program.size_bytes,
+                operators=self.report.nodes,
+                precision=self._config.precision,
             )
 
     def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:
@@ -289,12 +286,10 @@ class Session:
             name = names.get(node, node)
             largest[name] = max(peak, largest.get(name, 0.0))
         for name, peak in largest.items():
-            _log.warning(
-                "%s: node %s stays in float32: it met a value of %.3g, and float16 ends at %.3g",
-                self.label,
-                name,
-                peak,
-                precision.FLOAT16_MAX,
+            warn_once(
+                f"{self.label}: node {name} stays in float32: it met a value of {peak:.3g}, and float16 ends at "
+                f"{precision.FLOAT16_MAX:.3g}",
+                next_step=f"nothing, results are right; MXNET_TENSORRT_KEEP_FP32={name} says so beforehand",
             )
         return set(near)
 
@@ -313,15 +308,12 @@ class Session:
                 )
             ) from error
         self._engines.pop(0)
-        _log.warning(
-            "%s\n%s",
-            message(
-                f"{self.label} failed on engine {failed.name}; it goes on with {self._engines[0].name}",
-                found=str(error) or type(error).__name__,
-                next_step=f"set MXNET_TENSORRT_ENGINE={self._engines[0].name} to skip the failing engine, or "
-                "MXNET_TENSORRT_ON_ERROR=raise to stop at the first failure",
-            ),
-            "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip(),
+        warn_once(
+            f"{self.label} failed on engine {failed.name}; it goes on with {self._engines[0].name}",
+            found=str(error) or type(error).__name__,
+            next_step=f"set MXNET_TENSORRT_ENGINE={self._engines[0].name} to skip the failing engine, or "
+            "MXNET_TENSORRT_ON_ERROR=raise to stop at the first failure",
+            error=error,
         )
 
 
@@ -346,7 +338,6 @@ _sessions: dict[int, Session] = {}
 _past: dict[str, Report] = {}
 _sessions_lock = threading.Lock()
 _next_id = itertools.count(1)
-_announced: set[str] = set()
 _collecting = threading.local()
 
 
@@ -425,25 +416,22 @@ def write_report() -> None:
     try:
         path.write_text(json.dumps([r._asdict() for r in (*ended, *alive)], indent=1) + "\n")
     except OSError as error:
-        _log.warning(message("The report asked for by MXNET_TENSORRT_REPORT cannot be written", found=str(error)))
+        warn_once(
+            "The report asked for by MXNET_TENSORRT_REPORT cannot be written",
+            found=str(error),
+            next_step="name a file in a folder that is there and may be written to",
+        )
 
 
 def _announce(choice: engines.Choice, config: settings.Settings, device: Device) -> None:
-    """Logs once for each outcome which engine was chosen, and why not the others."""
+    """Tells once of a named engine that cannot be had; with "auto", only who asks for DEBUG wants to know."""
     chosen = choice.engines[0].name if choice.engines else "none"
-    before = _names_before(choice, config)
-    text = f"engine for arrays on {device.kind}({device.index}): {chosen}"
-    if before:
-        text += "; " + "; ".join(f"not {name}: {choice.reasons[name]}" for name in before)
-    if text in _announced:
-        return
-    _announced.add(text)
-    # A named engine that cannot be had is something the user asked for and does not get.
-    level = logging.INFO if config.engine in ("auto", chosen) else logging.WARNING
-    _log.log(level, "%s", text)
-
-
-def _names_before(choice: engines.Choice, config: settings.Settings) -> list[str]:
-    if config.engine != "auto":
-        return [config.engine] if config.engine in choice.reasons else []
-    return list(choice.reasons)
+    if config.engine == "auto":
+        reasons = "".join(f"; not {name}: {reason}" for name, reason in choice.reasons.items())
+        debug_once(f"engine for arrays on {device.kind}({device.index}): {chosen}{reasons}")
+    elif config.engine != chosen:
+        warn_once(
+            f"Engine {config.engine} cannot run arrays on {device.kind}({device.index}); {chosen} does",
+            found=choice.reasons[config.engine],
+            next_step="mxnet-trt doctor tells what it needs; MXNET_TENSORRT_ENGINE=auto takes the best that there is",
+        )

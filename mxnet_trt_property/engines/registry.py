@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
 import numpy as np
 
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -201,7 +202,11 @@ def names() -> tuple[str, ...]:
         _third_party_loaded = True
         for point in _entry_points():
             if point.name in _FACTORIES:
-                _log.warning("entry point %s (%s) is ignored: the engine name is taken", point.name, ENTRY_POINT_GROUP)
+                warn_once(
+                    f"The entry point {point.name} ({ENTRY_POINT_GROUP}) is ignored: an engine has that name already",
+                    found=point.value,
+                    next_step="uninstall one of the packages that offer it, or have its author rename it",
+                )
             else:
                 # Loaded at first use: a broken third-party package must not stop the other engines.
                 register(point.name, lambda point=point: point.load()())  # type: ignore[misc]

@@ -77,7 +77,7 @@ def test_next_engine_gives_the_same_result(engines: dict[str, Any]) -> None:
 def test_entry_points_are_loaded_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     class Point:
         def __init__(self, name: str) -> None:
-            self.name = name
+            self.name, self.value = name, f"{name}:Engine"
 
         def load(self) -> Any:
             raise ImportError("broken third-party package")
