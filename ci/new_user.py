@@ -133,7 +133,7 @@ class User:
         self.step(
             f"mxnet-trt bench {NETWORK} --batch 1 --seconds 0.05 --json bench.json --plot bench.svg", "onnxruntime"
         )
-        self.step(f"mxnet-trt profile {NETWORK} {shape} --runs 3 --trace trace.json", "stage1_unit1_conv1|conv0")
+        self.step(f"mxnet-trt profile {NETWORK} {shape} --runs 3 --trace trace.json", r"_stage\d_conv\d_fwd +\d")
         self.step("pip uninstall --yes mxnet-trt-property")
         self.run("python program.py")
 
