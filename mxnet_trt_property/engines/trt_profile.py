@@ -20,25 +20,27 @@ from mxnet_trt_property.cuda_events import Stopwatch
 from mxnet_trt_property.engines.layers import WARM_UP, LayerTimes, median_ms, medians
 from mxnet_trt_property.engines.registry import Buffer
 from mxnet_trt_property.engines.trt_build import Library
-from mxnet_trt_property.errors import EngineError
+from mxnet_trt_property.errors import EngineError, message
 
 if TYPE_CHECKING:
     from mxnet_trt_property.engines.trt_run import TensorRTRunner
 
+Arrays = Sequence["np.ndarray[Any, Any]"]
 
-def run_ms(
-    runner: TensorRTRunner, inputs: Sequence[np.ndarray[Any, Any]], outputs: Sequence[np.ndarray[Any, Any]], runs: int
-) -> float:
+
+def run(runner: TensorRTRunner, inputs: Arrays, outputs: Arrays) -> tuple[list[Buffer], list[Buffer]]:
+    """Runs once on host arrays, and returns them as buffers."""
+    ins, outs = ([Buffer(a.ctypes.data, a.shape, a.dtype) for a in group] for group in (inputs, outputs))
+    runner.run(ins, outs, 0)
+    return ins, outs
+
+
+def run_ms(runner: TensorRTRunner, inputs: Arrays, outputs: Arrays, runs: int) -> float:
     """Returns the median milliseconds of a run on host arrays: the captured one where there is one."""
-    buffers = [[Buffer(a.ctypes.data, a.shape, a.dtype) for a in group] for group in (inputs, outputs)]
-
-    def run() -> None:
-        runner.run(buffers[0], buffers[1], 0)
-
-    run()
+    ins, outs = run(runner, inputs, outputs)
     with contextlib.suppress(EngineError):  # a run that cannot be captured is queued anew each time
-        return median_ms(runner.bare(buffers[0], buffers[1]), runs)
-    return median_ms(run, runs)
+        return median_ms(runner.bare(ins, outs), runs)
+    return median_ms(lambda: runner.run(ins, outs, 0), runs)
 
 
 def layer_times(
@@ -58,8 +60,11 @@ def layer_times(
     trt = library.module()
     times: dict[str, list[float]] = collections.defaultdict(list)
 
-    # The context has a bare pointer to it, and is not told when it goes.
-    runner.profiler = context.profiler = _profiler(trt, times)
+    try:
+        # The context has a bare pointer to it, and is not told when it goes.
+        runner.profiler = context.profiler = _profiler(trt, times)
+    except Exception as error:  # the bindings turn what the library refuses into several types
+        raise EngineError(message(f"{library.full_name} cannot time layers", found=str(error))) from error
     copies_in, copies_out = [], []
     for number in range(WARM_UP + runs):
         if number == WARM_UP:
