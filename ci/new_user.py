@@ -135,7 +135,6 @@ class User:
         )
         self.step(f"mxnet-trt profile {NETWORK} {shape} --runs 3 --trace trace.json", r"_stage\d_conv\d_fwd +\d")
         self.step("pip uninstall --yes mxnet-trt-property")
-        self.run("python program.py")
 
 
 def install_lines(readme: str, version: str) -> list[str]:
