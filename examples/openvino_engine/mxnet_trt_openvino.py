@@ -115,9 +115,8 @@ class OpenVinoEngine:
             )
         # Left to itself the plugin computes in bfloat16 or float16 on CPUs that have instructions for it.
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        threads = (
-            os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-        )  # by which MXNet's users limit its threads
+        # By which MXNet's users limit its threads.
+        threads = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
         if threads.isdecimal() and int(threads) > 0:
             config["INFERENCE_NUM_THREADS"] = int(threads)
         try:
@@ -140,10 +139,10 @@ class OpenVinoEngine:
 
     def leave_behind(self) -> object:
         """Forgets the plugin in the child of a fork: its threads are the parent's, and its end would wait for them."""
-        left, self._core = self._core, None
         self._lock = threading.Lock()  # a thread of the parent may have held it
-        if left is not None:
+        if self._core is not None:
             skip_exit_handlers()
+        left, self._core = self._core, None
         return left
 
     def _plugin(self) -> Any:
