@@ -7,6 +7,7 @@ everything works on the subgraph's JSON text and on views of the arrays' memory.
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import json
 import logging
@@ -18,10 +19,20 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, programs, settings, subgraph
+from mxnet_trt_property import (
+    calibrating,
+    cuda_driver,
+    forks,
+    freezing,
+    native,
+    programs,
+    settings,
+    subgraph,
+)
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.precision import rewriting, tables
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -80,9 +91,13 @@ class Session:
         self.graph = graph
         self._config = config
         self._device = device
-        self._options = Options(
-            precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose
-        )
+        self._table: Optional[tables.Ranges] = None
+        # While int8 waits for its calibration, the engine computes in float32.
+        self._first_forwards: Optional[calibrating.FirstForwards] = None
+        if config.precision == "int8" and config.calibration_table is not None:
+            self._table = tables.load(config.calibration_table)
+        elif config.precision == "int8":
+            self._first_forwards = calibrating.FirstForwards(graph, config, label)
         choice = engines.choose(config.engine, device)
         _announce(choice, config, device)
         self._engines = list(choice.engines)
@@ -144,6 +159,8 @@ class Session:
         """
         if weights_changed:
             self._look_at_weights(inputs, stream)
+        if self._first_forwards is not None:
+            self._calibrate(self._first_forwards, inputs, stream)
         sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
         targets = [_buffer(outputs[i]) for i in range(num_outputs)]
         while True:
@@ -192,7 +209,7 @@ class Session:
 
     def _attach_replays(self) -> None:
         """Gives C++ the captured runs, so that the next forwards need no Python."""
-        if self._replayable is None:
+        if self._replayable is None or self._first_forwards is not None:
             return
         replays = tuple(self._replayable.native_replays(self.input_positions))
         if replays != self._attached:
@@ -229,26 +246,33 @@ class Session:
 
     def _build(self, inputs: Any, stream: int) -> None:
         engine = self._engines[0]
+        kind = "fp32" if self._first_forwards is not None else self._config.precision
+        options = Options(precision=kind, workspace_bytes=self._config.workspace_mb << 20, verbose=self._config.verbose)
+        ranges = tuple(sorted(self._table.items())) if kind == "int8" and self._table is not None else ()
         key = programs.Key(
             self.graph.structure,
-            tuple(self._digests[w] for w in self.graph.weight_positions),
+            self._weight_digests(),
             engine.name,
             engine.version(),
-            (self._options.precision, self._config.keep_fp32, self._options.workspace_bytes),
+            (kind, self._config.keep_fp32, ranges, options.workspace_bytes),
             self._device,
         )
 
         def model() -> bytes:
-            values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
-            if self._store is not None:
-                values.update({w: self._store.array(number) for w, number in self._frozen.items()})
-            serialized = self.graph.model.serialize(values)
-            if self._options.precision != "fp16":
-                return serialized
-            near = self._beyond_float16(serialized, inputs, stream)
-            return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
+            serialized = self._serialize(inputs, stream)
+            found = rewriting.plan(
+                serialized,
+                kind,
+                self._config.keep_fp32,
+                self.label,
+                feed=self._feed(inputs, stream) if kind in ("fp16", "bf16") else None,
+                table=self._table,
+                keys=self.graph.model.value_keys,
+                owners=self.graph.model.node_names,
+            )
+            return rewriting.rewrite(serialized, found, self.label, has_bfloat16=engines.has_bfloat16(engine))
 
-        self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
+        self._entry, built = programs.get(key, engine, model, options, self._device, self.label)
         if self._store is not None:
             self._store.drop_pages()
         self._runner = self._entry.take_runner(self._device)
@@ -264,27 +288,38 @@ class Session:
                 self._entry.seconds,
                 self._entry.program.size_bytes / 1e6,
                 self.report.nodes,
-                self._config.precision,
+                kind,
             )
 
-    def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:
-        """Returns the ONNX nodes that the first inputs drive near the end of float16, and says so."""
-        arrays = [self._read_array(inputs[i], stream).reshape(shape) for i, shape, _ in self._inputs]
-        near = precision.beyond_float16(serialized, arrays, self.label)
-        names = self.graph.model.node_names
-        largest: dict[str, float] = {}
-        for node, peak in near.items():
-            name = names.get(node, node)
-            largest[name] = max(peak, largest.get(name, 0.0))
-        for name, peak in largest.items():
-            _log.warning(
-                "%s: node %s stays in float32: it met a value of %.3g, and float16 ends at %.3g",
-                self.label,
-                name,
-                peak,
-                precision.FLOAT16_MAX,
-            )
-        return set(near)
+    def _serialize(self, inputs: Any, stream: int) -> bytes:
+        """Returns the ONNX model with the weights of this moment."""
+        values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
+        if self._store is not None:
+            values.update({w: self._store.array(number) for w, number in self._frozen.items()})
+        return self.graph.model.serialize(values)
+
+    def _feed(self, inputs: Any, stream: int) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the inputs of this forward by their ONNX names."""
+        ports = self.graph.model.inputs
+        arrays = (self._read_array(inputs[i], stream).reshape(shape) for i, shape, _ in self._inputs)
+        return {port.name: array for port, array in zip(ports, arrays)}
+
+    def _calibrate(self, first: calibrating.FirstForwards, inputs: Any, stream: int) -> None:
+        """Collects this forward's ranges, or goes on with int8 where enough are collected."""
+        feed = functools.partial(self._feed, inputs, stream)
+        self._table = first.take(self._weight_digests(), functools.partial(self._serialize, inputs, stream), feed)
+        if self._table is not None:
+            self._first_forwards = None
+            self.close()
+            _log.info("%s: calibrated on %d forwards (%s); it goes on in int8", self.label, first.wanted, first.method)
+
+    def calibrated_ranges(self) -> dict[str, tuple[float, float]]:
+        """Returns the ranges that the forwards so far have shown, by the keys of a calibration table."""
+        first = self._first_forwards
+        return first.ranges(self._weight_digests()) if first is not None and self._forwards else {}
+
+    def _weight_digests(self) -> tuple[bytes, ...]:
+        return tuple(self._digests[w] for w in self.graph.weight_positions)
 
     def _give_up_engine(self, error: Exception) -> None:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""

@@ -16,7 +16,7 @@ from mxnet_trt_property.errors import EngineError, message
 _log = logging.getLogger("mxnet_trt_property")
 
 ENTRY_POINT_GROUP = "mxnet_trt_property.engines"
-IMPLEMENTED_PRECISIONS = ("fp32", "fp16")
+IMPLEMENTED_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,9 @@ class Program(Protocol):
 
 class Engine(Protocol):
     """An accelerator library that builds ONNX models.
+
+    It may have an attribute `has_bfloat16`, true if it builds models with bfloat16 inside; for all others precision
+    bf16 is written as float32 between values that are rounded.
 
     It may have a method `refused_nodes(model: bytes) -> Mapping[str, str]`, asked before nodes are claimed: the
     nodes of a serialized ONNX model that it will not build, by name, with a reason each. There, weights are inputs or
@@ -250,6 +253,11 @@ def choose(wanted: str, device: Device) -> Choice:
         else:
             reasons[name] = reason
     return Choice(tuple(usable), reasons)
+
+
+def has_bfloat16(engine: Engine) -> bool:
+    """Whether an engine builds models with bfloat16 inside."""
+    return bool(getattr(engine, "has_bfloat16", False))
 
 
 def check_precision(engine: str, options: Options, label: str) -> None:

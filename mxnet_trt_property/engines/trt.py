@@ -28,6 +28,8 @@ class TensorRTEngine:
         driver: The CUDA driver; the process's own by default.
     """
 
+    has_bfloat16 = True
+
     def __init__(self, name: str, module: str, driver: Optional[Driver] = None) -> None:
         self.name = name
         self._library = library(module)
