@@ -20,6 +20,7 @@ from mxnet_trt_property.engines.registry import Device
 from mxnet_trt_property.errors import ConversionError, message
 from mxnet_trt_property.graph import Graph
 from mxnet_trt_property.logs import warn_once
+from mxnet_trt_property.precision import tables
 
 _partition_lock = threading.RLock()
 _pending = threading.local()
@@ -55,6 +56,8 @@ def decide(
         mxnet.base.MXNetError: The shapes or dtypes contradict the symbol.
     """
     config = settings.read(options)
+    if config.precision == "int8":
+        tables.check(config.calibration_table, config.calibration_iters)
     graph = infer.read_symbol(symbol)
     return support.decide(graph, infer.infer_tensors(symbol, shapes, dtypes), config, first_engine(config, context))
 

@@ -14,13 +14,14 @@ its first call and kept for the next thread when it ends. No lock of this module
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
@@ -34,6 +35,10 @@ from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, TensorRTPropertyError, message
 from mxnet_trt_property.logs import tell_engine, warn_once
+from mxnet_trt_property.precision.plans import Plan
+
+if TYPE_CHECKING:
+    from mxnet_trt_property.compiled_plan import Calibration
 
 __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileError", "compile", "load"]
 
@@ -147,7 +152,7 @@ class CompiledModel:
         self._seats_lock = threading.Lock()
         self._closed = False
         self._program: Program
-        self._program, self.engine, first = _build(onnx, config, prefer)
+        self._program, self.engine, first = _build(onnx, Plan.from_json(meta["plan"]), config, prefer)
         self._seats.add(first)
         self._idle.give(first)
         _models.add(self)
@@ -311,6 +316,7 @@ def compile(
     dtypes: Optional[Mapping[str, Any]] = None,
     engine: Optional[str] = None,
     precision: Optional[str] = None,
+    calibration: Calibration = None,
     device: Optional[int] = None,
     keep_onnx: bool = True,
     **options: Any,
@@ -330,8 +336,11 @@ def compile(
         dtypes: The dtypes of inputs that are not float32.
         engine: MXNET_TENSORRT_ENGINE's value for this model. An engine that is named is used or an error says why not;
             with "auto" a failing engine is followed by the next one, with a warning.
-        precision: MXNET_TENSORRT_PRECISION's value for this model. With "fp16" nothing is run to see what exceeds
-            float16: `keep_fp32` names the nodes and operators to leave in float32.
+        precision: MXNET_TENSORRT_PRECISION's value for this model.
+        calibration: With "int8" the path of a calibration table, or samples of the input to calibrate on: one, or a
+            sequence of them; a sample is an array for the first input or a dictionary of arrays by the inputs' names.
+            With "fp16" and "bf16" the first sample shows what exceeds the type; without one nothing is run, and
+            `keep_fp32` names the nodes and operators to leave in float32.
         device: The GPU that serves arrays in host memory: MXNET_TENSORRT_DEVICE's value for this model.
         keep_onnx: Whether the serialized ONNX model is kept for `save()`.
         options: Other options of the backend, the variables' names in lower case without the prefix.
@@ -340,14 +349,21 @@ def compile(
         CompileError: A node has no conversion (all of them are listed), an argument has neither value nor shape, or
             shapes and values contradict the network.
         EngineError: No engine could be built.
-        SettingError: An option is not valid.
+        SettingError: An option or a sample is not valid, or int8 has no calibration.
     """
-    from mxnet_trt_property import compiled_source
+    from mxnet_trt_property import compiled_plan, compiled_source
 
     given = {"engine": engine, "precision": precision, "device": device, **options}
     config = settings.read({k: str(v) for k, v in given.items() if v is not None})
-    meta, onnx = compiled_source.convert(symbol, arg_params, aux_params, shapes, dtypes or {}, config)
-    meta = {**meta, "package": __version__, "engine": config.engine, "precision": config.precision}
+    meta, onnx, model = compiled_source.convert(symbol, arg_params, aux_params, shapes, dtypes or {}, config)
+    plan = compiled_plan.make(onnx, model, tuple(name for name, *_ in meta["inputs"]), config, calibration, LABEL)
+    meta = {
+        **meta,
+        "plan": plan.as_json(),
+        "package": __version__,
+        "engine": config.engine,
+        "precision": config.precision,
+    }
     return CompiledModel(meta, onnx, keep_onnx, config)
 
 
@@ -383,7 +399,8 @@ def load(
         for key in ("inputs", "outputs"):
             _tensors(meta[key])
         tuple(meta["unused"])
-    except (KeyError, TypeError, ValueError) as error:
+        Plan.from_json(meta["plan"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             message(
                 f"The compiled model {path} has a description that cannot be read",
@@ -399,7 +416,7 @@ def _tensors(rows: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(Tensor(str(name), tuple(int(n) for n in shape), np.dtype(dtype)) for name, shape, dtype in rows)
 
 
-def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program, str, Seat]:
+def _build(onnx: bytes, plan: Plan, config: settings.Settings, prefer: str) -> tuple[Program, str, Seat]:
     """Returns the program, the name of its engine, and a first seat: whether an engine works shows there."""
     device = Device("cpu", 0, config.device)
     named = config.engine != "auto"
@@ -414,17 +431,15 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
             )
         )
     options = Options(precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose)
-    if config.precision == "fp16":
-        from mxnet_trt_property.precision import to_float16
-
-        onnx = to_float16(onnx, config.keep_fp32, (), LABEL)
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
             # A loaded model does without the onnx package, which ONNX Runtime's part of the cache needs.
             cached = engine.name != "onnxruntime" or "onnx" in sys.modules
             used = config if cached else dataclasses.replace(config, cache=False)
             start = time.perf_counter()
-            program, loaded = build.get(engine, lambda: onnx, None, options, device, LABEL, used)
+            program, loaded = build.get(
+                engine, functools.partial(_rewritten, onnx, plan, engine), None, options, device, LABEL, used
+            )
             with building.loading(LABEL, engine.name):
                 seat = Seat(program, device)
             seconds, how = time.perf_counter() - start, "read from the cache" if loaded else "built"
@@ -443,3 +458,12 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
                 next_step=f"pass engine='{following.name}' to skip the failing engine",
             )
     raise AssertionError("the last engine either returned or raised")
+
+
+def _rewritten(onnx: bytes, plan: Plan, engine: engines.Engine) -> bytes:
+    """Returns the model that an engine builds."""
+    if plan.kind == "fp32":
+        return onnx  # without an import of the package onnx, which loading a model does not need
+    from mxnet_trt_property.precision.rewriting import rewrite
+
+    return rewrite(onnx, plan, LABEL, has_bfloat16=engines.has_bfloat16(engine))

@@ -26,8 +26,8 @@ def convert(
     shapes: Mapping[str, Sequence[int]],
     dtypes: Mapping[str, Any],
     config: settings.Settings,
-) -> tuple[dict[str, Any], bytes]:
-    """Returns inputs, outputs and unused arguments of a network as JSON values, and its serialized ONNX model.
+) -> tuple[dict[str, Any], bytes, conversion.ConvertedModel]:
+    """Returns inputs, outputs and unused arguments of a network as JSON values, and its ONNX model with its bytes.
 
     Raises:
         CompileError: See `compiled.compile`.
@@ -69,7 +69,7 @@ def convert(
         "outputs": [(name, t.shape, np.dtype(t.dtype).name) for name, t in heads],
         "unused": [name for name in arguments if name not in read and name not in values],
     }
-    return meta, onnx
+    return meta, onnx, model
 
 
 def _check_names(names: Sequence[str], inputs: Mapping[str, Any]) -> None:

@@ -44,6 +44,7 @@ class ConvertedModel:
         weights: The variables whose values become initializers.
         outputs: The number of outputs; they are named output0, output1, ... in the order of the heads.
         node_names: For each ONNX node's name the name of the MXNet node that it comes from.
+        value_keys: For ONNX values that are an output of an MXNet node or a variable the name that MXNet gives it.
         label: What messages call this model.
     """
 
@@ -51,6 +52,7 @@ class ConvertedModel:
     weights: tuple[Port, ...]
     outputs: int
     node_names: Mapping[str, str]
+    value_keys: Mapping[str, str]
     label: str
     _model: Model = dataclasses.field(repr=False)
 
@@ -153,12 +155,16 @@ def convert(
         if node.id in live:
             written = _emit(writer, node, node_info(graph, tensors, roles, node), names, label)
             names.update({Entry(node.id, i): name for i, name in enumerate(written)})
-    _write_heads(writer, graph, names, outputs)
+    keys: dict[str, str] = {}
+    for entry, name in names.items():
+        keys.setdefault(name, _key(graph, entry, tensors))  # of several names that of whoever wrote the value
+    for old, new in _write_heads(writer, graph, names, outputs).items():
+        keys[new] = keys.pop(old)
     read = writer.read_names()
     used_inputs = tuple(port for port in inputs if port.name in read)
     used_weights = tuple(port for port in weights if port.name in read)
     model = writer.model([Value(*p[1:]) for p in used_inputs], outputs, [Value(*p[1:]) for p in used_weights])
-    return ConvertedModel(used_inputs, used_weights, len(outputs), dict(writer.owners), label, model)
+    return ConvertedModel(used_inputs, used_weights, len(outputs), dict(writer.owners), keys, label, model)
 
 
 def _emit(writer: OnnxWriter, node: Node, info: NodeInfo, names: Mapping[Entry, str], label: str) -> list[str]:
@@ -190,8 +196,27 @@ def _emit(writer: OnnxWriter, node: Node, info: NodeInfo, names: Mapping[Entry, 
     return written
 
 
-def _write_heads(writer: OnnxWriter, graph: Graph, names: Mapping[Entry, str], outputs: list[Value]) -> None:
-    """Gives each head its output's name; an Identity where the value is an input or has an output's name already."""
+def _key(graph: Graph, entry: Entry, tensors: Mapping[Entry, Tensor]) -> str:
+    """Returns MXNet's name of a node's output, or of a variable.
+
+    A variable inside of a TensorRT node has the name of the argument that it is, or that of the output that it is with
+    a number behind.
+    """
+    node = graph.nodes[entry.node]
+    if node.is_variable:
+        return node.attrs.get("argName") or re.sub(r"(_output\d*)\d$", r"\1", node.name)
+    is_alone = Entry(node.id, 1) not in tensors
+    return f"{node.name}_output" if is_alone else f"{node.name}_output{entry.index}"
+
+
+def _write_heads(
+    writer: OnnxWriter, graph: Graph, names: Mapping[Entry, str], outputs: list[Value]
+) -> Mapping[str, str]:
+    """Gives each head its output's name; an Identity where the value is an input or has an output's name already.
+
+    Returns:
+        The new names of values by the old ones.
+    """
     given: dict[str, str] = {}
     for head, output in zip(graph.heads, outputs):
         name = names[head]
@@ -202,6 +227,7 @@ def _write_heads(writer: OnnxWriter, graph: Graph, names: Mapping[Entry, str], o
             owner = graph.nodes[head.node]
             with writer.scope(owner.name, owner.op):
                 writer.rename(writer.node("Identity", [given.get(name, name)]), output.name)
+    return given
 
 
 def _live(graph: Graph) -> set[int]:

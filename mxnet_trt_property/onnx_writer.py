@@ -77,6 +77,7 @@ class OnnxWriter:
         self._names: set[str] = set()
         self._scope = self._operator = ""
         self._owners: dict[str, str] = {}
+        self._stand_ins: dict[str, str] = {}
 
     @property
     def owners(self) -> Mapping[str, str]:
@@ -234,6 +235,14 @@ class OnnxWriter:
         pads = self.ints([*begins, *ends])
         return self.node("Pad", [name, pads, value] if value else [name, pads], mode=mode)
 
+    def stand_in(self, name: str, value: str) -> None:
+        """Notes that readers who compute in float32 may read `value` in place of the integers called `name`."""
+        self._stand_ins[name] = value
+
+    def stood_in(self, name: str) -> str:
+        """Returns the float32 value that stands for the integers called `name`, or "" where there is none."""
+        return self._stand_ins.get(name, "")
+
     def rename(self, old: str, new: str) -> None:
         """Gives a node's value another name wherever it is written or read."""
         for node in self._nodes:
@@ -252,6 +261,7 @@ class OnnxWriter:
 
     def model(self, inputs: Sequence[Value], outputs: Sequence[Value], weights: Sequence[Value]) -> Model:
         """Returns the finished structure; the writer must not be used after it."""
+        self._drop_unread({v.name for v in outputs})
         read = _read_by(self._nodes) | {value.name for value in outputs}
         graph = helper.make_graph(
             self._nodes,
@@ -267,6 +277,12 @@ class OnnxWriter:
             producer_name="mxnet-trt-property",
         )
         return Model(proto, tuple(weights))
+
+    def _drop_unread(self, outputs: set[str]) -> None:
+        """Takes out integers that nobody reads, since all who do read what stands for them."""
+        read = outputs | self.read_names()
+        unread = {name for name in self._stand_ins if name not in read}
+        self._nodes = [node for node in self._nodes if unread.isdisjoint(node.output)]
 
     def _unique(self, suffix: str) -> str:
         base = f"{self._scope}/{suffix}" if self._scope else suffix

@@ -21,11 +21,11 @@ import numpy as np
 
 from mxnet_trt_property import (
     building,
+    calibrating,
     cuda_driver,
     forks,
     freezing,
     native,
-    precision,
     programs,
     refitting,
     settings,
@@ -36,6 +36,7 @@ from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
 from mxnet_trt_property.logs import debug_once, log, tell_engine, warn_once
+from mxnet_trt_property.precision import rewriting, tables
 from mxnet_trt_property.profiling import Section
 
 LABEL_ATTRIBUTE = "__tensorrt_name__"
@@ -97,9 +98,13 @@ class Session:
         self.graph = graph
         self._config = config
         self._device = device
-        self._options = Options(
-            precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose
-        )
+        self._table: Optional[tables.Ranges] = None
+        # While int8 waits for its calibration, the engine computes in float32.
+        self._first_forwards: Optional[calibrating.FirstForwards] = None
+        if config.precision == "int8" and config.calibration_table is not None:
+            self._table = tables.load(config.calibration_table)
+        elif config.precision == "int8":
+            self._first_forwards = calibrating.FirstForwards(graph, config, label)
         choice = engines.choose(config.engine, device)
         _announce(choice, config, device)
         self._engines = list(choice.engines)
@@ -170,6 +175,8 @@ class Session:
         if weights_changed:
             with Section("weights", self.label):
                 self._look_at_weights(inputs, stream)
+        if self._first_forwards is not None:
+            self._calibrate(self._first_forwards, inputs, stream)
         sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
         targets = [_buffer(outputs[i]) for i in range(num_outputs)]
         while True:
@@ -237,7 +244,7 @@ class Session:
 
         Also those that it has had: it forgets them when the driver refuses one.
         """
-        if self._replayable is None:
+        if self._replayable is None or self._first_forwards is not None:
             return
         self._attached = tuple(self._replayable.native_replays(self.input_positions))
         native.set_replays(self.state_id, self._attached)
@@ -274,29 +281,36 @@ class Session:
 
     def _build(self, inputs: Any, stream: int) -> None:
         engine = self._engines[0]
+        kind = "fp32" if self._first_forwards is not None else self._config.precision
+        options = Options(precision=kind, workspace_bytes=self._config.workspace_mb << 20, verbose=self._config.verbose)
         wanted = not self._no_refit and refitting.is_wanted(
-            self._config.refit, engine, self._options, self._device, self._changes
+            self._config.refit, engine, options, self._device, self._changes
         )
-        options = dataclasses.replace(self._options, refittable=wanted)
+        options = dataclasses.replace(options, refittable=wanted)
+        ranges = tuple(sorted(self._table.items())) if kind == "int8" and self._table is not None else ()
         key = programs.Key(
             self.graph.structure,
-            tuple(self._digests[w] for w in self.graph.weight_positions),
+            self._weight_digests(),
             engine.name,
             engine.version(),
-            (options.precision, self._config.keep_fp32, options.workspace_bytes, options.refittable),
+            (kind, self._config.keep_fp32, ranges, options.workspace_bytes, options.refittable),
             self._device,
         )
 
         @functools.lru_cache(maxsize=1)
         def model() -> bytes:
-            values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
-            if self._store is not None:
-                values.update({w: self._store.array(number) for w, number in self._frozen.items()})
-            serialized = self.graph.model.serialize(values)
-            if self._options.precision != "fp16":
-                return serialized
-            near = self._beyond_float16(serialized, inputs, stream)
-            return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
+            serialized = self._serialize(inputs, stream)
+            found = rewriting.plan(
+                serialized,
+                kind,
+                self._config.keep_fp32,
+                self.label,
+                feed=self._feed(inputs, stream) if kind in ("fp16", "bf16") else None,
+                table=self._table,
+                keys=self.graph.model.value_keys,
+                owners=self.graph.model.node_names,
+            )
+            return rewriting.rewrite(serialized, found, self.label, has_bfloat16=engines.has_bfloat16(engine))
 
         made = False
         refitted = self._refit(key, model, options)
@@ -331,7 +345,7 @@ class Session:
                 seconds=self._entry.seconds,
                 size_bytes=self._entry.program.size_bytes,
                 operators=self.report.nodes,
-                precision=self._config.precision,
+                precision=kind,
             )
 
     def _refit(self, key: programs.Key, model: Callable[[], bytes], options: Options) -> refitting.Refitted:
@@ -342,22 +356,35 @@ class Session:
         why = self._no_refit or refitting.why_not(self._config.refit, self._engines[0], options, self._device)
         return refitting.refit(outdated, key, model, self._device, why)
 
-    def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:
-        """Returns the ONNX nodes that the first inputs drive near the end of float16, and says so."""
-        arrays = [self._read_array(inputs[i], stream).reshape(shape) for i, shape, _ in self._inputs]
-        near = precision.beyond_float16(serialized, arrays, self.label)
-        names = self.graph.model.node_names
-        largest: dict[str, float] = {}
-        for node, peak in near.items():
-            name = names.get(node, node)
-            largest[name] = max(peak, largest.get(name, 0.0))
-        for name, peak in largest.items():
-            warn_once(
-                f"{self.label}: node {name} stays in float32: it met a value of {peak:.3g}, and float16 ends at "
-                f"{precision.FLOAT16_MAX:.3g}",
-                next_step=f"nothing, results are right; MXNET_TENSORRT_KEEP_FP32={name} says so beforehand",
-            )
-        return set(near)
+    def _serialize(self, inputs: Any, stream: int) -> bytes:
+        """Returns the ONNX model with the weights of this moment."""
+        values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
+        if self._store is not None:
+            values.update({w: self._store.array(number) for w, number in self._frozen.items()})
+        return self.graph.model.serialize(values)
+
+    def _feed(self, inputs: Any, stream: int) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns the inputs of this forward by their ONNX names."""
+        ports = self.graph.model.inputs
+        arrays = (self._read_array(inputs[i], stream).reshape(shape) for i, shape, _ in self._inputs)
+        return {port.name: array for port, array in zip(ports, arrays)}
+
+    def _calibrate(self, first: calibrating.FirstForwards, inputs: Any, stream: int) -> None:
+        """Collects this forward's ranges, or goes on with int8 where enough are collected."""
+        feed = functools.partial(self._feed, inputs, stream)
+        self._table = first.take(self._weight_digests(), functools.partial(self._serialize, inputs, stream), feed)
+        if self._table is not None:
+            self._first_forwards = None
+            self.close()
+            log.info("%s: calibrated on %d forwards (%s); it goes on in int8", self.label, first.wanted, first.method)
+
+    def calibrated_ranges(self) -> dict[str, tuple[float, float]]:
+        """Returns the ranges that the forwards so far have shown, by the keys of a calibration table."""
+        first = self._first_forwards
+        return first.ranges(self._weight_digests()) if first is not None and self._forwards else {}
+
+    def _weight_digests(self) -> tuple[bytes, ...]:
+        return tuple(self._digests[w] for w in self.graph.weight_positions)
 
     def _give_up_engine(self, error: Exception) -> None:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""

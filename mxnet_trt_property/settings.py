@@ -129,12 +129,28 @@ VARIABLES = (
         "PRECISION",
         "choice",
         "fp32",
-        "The precision that the engine computes in: `fp32` (TensorRT may use TF32 on the GPU), or `fp16` where that is"
-        " safe. Arrays keep their dtypes.",
-        ("fp32", "fp16"),
+        "The precision that the engine computes in: `fp32` (TensorRT may use TF32 on the GPU), `fp16` or `bf16` where"
+        " that is safe, `int8` where that is calibrated. Arrays keep their dtypes.",
+        ("fp32", "fp16", "bf16", "int8"),
     ),
     Variable(
-        "KEEP_FP32", "names", "", "Nodes (by name) and operators that compute in float32 when `PRECISION` is `fp16`."
+        "KEEP_FP32", "names", "", "Nodes (by name) and operators that compute in float32 whatever `PRECISION` is."
+    ),
+    Variable(
+        "CALIBRATION_TABLE", "path", "", "The file of `mxnet-trt calibrate` that `PRECISION=int8` takes ranges from."
+    ),
+    Variable(
+        "CALIBRATION_ITERS",
+        "integer",
+        "0",
+        "How many first forwards `PRECISION=int8` calibrates on, in float32, where there is no table.",
+    ),
+    Variable(
+        "CALIBRATION_METHOD",
+        "choice",
+        "entropy",
+        "How `CALIBRATION_ITERS` makes ranges: the one whose quantized distribution loses least, or all that was met.",
+        ("entropy", "minmax"),
     ),
     Variable("USE_FP16", "flag", "0", "The name in MXNet 1.5 to 1.7 for `PRECISION=fp16`.", is_option=False),
     Variable("USE_FP16_FOR_FP32", "flag", "0", "The name in MXNet 1.3 for `PRECISION=fp16`.", is_option=False),
@@ -206,6 +222,9 @@ class Settings:
     engine: str
     precision: str
     keep_fp32: tuple[str, ...]
+    calibration_table: Optional[Path]
+    calibration_iters: int
+    calibration_method: str
     exclude_ops: tuple[str, ...]
     exclude_nodes: tuple[str, ...]
     min_subgraph_size: int
@@ -229,8 +248,6 @@ def read(options: Optional[Mapping[str, str]] = None) -> Settings:
         SettingError: A value is not valid, or an option is unknown.
     """
     options = dict(options or {})
-    # In-tree MXNet reads it with INT8 only.
-    options.pop("calibration_iters", None)
     if "precision" in options:
         options["precision"] = _precision_of_1_9(options["precision"])
     elif not os.environ.get(PREFIX + "PRECISION") and (value("USE_FP16") or value("USE_FP16_FOR_FP32")):

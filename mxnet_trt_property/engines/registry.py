@@ -20,7 +20,7 @@ from mxnet_trt_property.logs import warn_once
 _log = logging.getLogger("mxnet_trt_property")
 
 ENTRY_POINT_GROUP = "mxnet_trt_property.engines"
-IMPLEMENTED_PRECISIONS = ("fp32", "fp16")
+IMPLEMENTED_PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 class RefitError(EngineError):
@@ -168,6 +168,8 @@ class Engine(Protocol):
     * `leave_behind() -> object`, called in the child of a fork: it forgets what cannot be used there, and returns what
       must not be freed either.
     * `runs_on: str`, "cpu" or "gpu" (taken where it says nothing): where it computes, whatever the arrays.
+    * `has_bfloat16: bool`, true if it builds models with bfloat16 inside; for all others precision bf16 is written as
+      float32 between values that are rounded.
     * `tolerance: float`, the largest relative error ||a - b|| / ||b|| against MXNet that is right for a network in
       fp32; 1e-5 where it says nothing.
     """
@@ -401,6 +403,11 @@ def skip_exit_handlers() -> None:
     from mxnet_trt_property import native
 
     native.skip_exit_handlers()
+
+
+def has_bfloat16(engine: Engine) -> bool:
+    """Whether an engine builds models with bfloat16 inside."""
+    return bool(getattr(engine, "has_bfloat16", False))
 
 
 def check_precision(engine: str, options: Options, label: str) -> None:

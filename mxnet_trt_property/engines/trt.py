@@ -43,6 +43,7 @@ class TensorRTEngine:
     """
 
     tolerance = 2e-3  # fp32 convolutions are computed in TF32, which has 10 bits of mantissa
+    has_bfloat16 = True
 
     def __init__(self, name: str, module: str, driver: Optional[Driver] = None) -> None:
         self.name = name

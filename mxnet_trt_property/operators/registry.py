@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 FLOATS = (np.dtype("float32"), np.dtype("float16"))
 """The dtypes that an operator takes unless its entry says otherwise."""
 
-_RESULTS = (*FLOATS, np.dtype("int32"), np.dtype("int64"), np.dtype("bool"))
-"""The dtypes that an array out of an engine may have."""
+RESULTS = (*FLOATS, np.dtype("int32"), np.dtype("int64"), np.dtype("bool"))
+"""The dtypes that an array out of an engine may have unless the entry says otherwise."""
 
 
 class ParameterError(ValueError):
@@ -152,6 +152,7 @@ class Operator:
         folds: Whether a result that is read as a weight only is computed when the engine is built: then the
             variables behind it are weights, too.
         zero_dim: Whether 0-d arrays are taken, which MXNet has with NumPy's semantics only.
+        results: The dtypes that outputs may have.
     """
 
     name: str
@@ -163,11 +164,17 @@ class Operator:
     dtypes: tuple[np.dtype[Any], ...] = FLOATS
     folds: bool = False
     zero_dim: bool = False
+    results: tuple[np.dtype[Any], ...] = RESULTS
 
     @property
     def is_conditional(self) -> bool:
         """Whether `check` can refuse a node."""
         return self.check is not _always
+
+    @property
+    def counts_integers(self) -> bool:
+        """Whether the entry computes on int8, whose integers no narrower float may round."""
+        return np.dtype("int8") in self.results
 
     def refusal(self, params: Parameters, node: NodeInfo) -> Optional[str]:
         """Returns the reason why `node` cannot be taken, or None: the shared dtype rule, then `check`."""
@@ -176,7 +183,7 @@ class Operator:
                 continue
             names = " or ".join(d.name for d in self.dtypes)
             return reason(f"dtype of input {slot}", found=tensor.dtype.name, required=names)
-        return self._unfit(node) or self.check(params, node) or _unfit_result(node)
+        return self._unfit(node) or self.check(params, node) or self._unfit_result(node)
 
     def _unfit(self, node: NodeInfo) -> Optional[str]:
         """Returns why an array of the node has a shape that is not taken, or None."""
@@ -188,14 +195,13 @@ class Operator:
                     return reason(f"shape of {kind} {slot}", found="a 0-d array", required="one axis or more")
         return None
 
-
-def _unfit_result(node: NodeInfo) -> Optional[str]:
-    """Returns why an output has a dtype that engines do not have, or None."""
-    for slot, tensor in enumerate(node.outputs):
-        if tensor.dtype is not None and tensor.dtype not in _RESULTS:
-            names = ", ".join(d.name for d in _RESULTS)
-            return reason(f"dtype of output {slot}", found=tensor.dtype.name, required=f"one of {names}")
-    return None
+    def _unfit_result(self, node: NodeInfo) -> Optional[str]:
+        """Returns why an output has a dtype that engines do not have, or None."""
+        for slot, tensor in enumerate(node.outputs):
+            if tensor.dtype is not None and tensor.dtype not in self.results:
+                names = ", ".join(d.name for d in self.results)
+                return reason(f"dtype of output {slot}", found=tensor.dtype.name, required=f"one of {names}")
+        return None
 
 
 _OPERATORS: dict[str, Operator] = {}
@@ -214,6 +220,7 @@ def operator(
     dtypes: tuple[np.dtype[Any], ...] = FLOATS,
     folds: bool = False,
     zero_dim: bool = False,
+    results: tuple[np.dtype[Any], ...] = RESULTS,
 ) -> Callable[[Emit], Emit]:
     """Registers the decorated emit function as the entry for each name in `names`; the arguments are Operator's.
 
@@ -225,7 +232,9 @@ def operator(
         for name in names:
             if name in _OPERATORS:
                 raise ValueError(f"operator '{name}' has an entry already ({_OPERATORS[name].emit.__module__})")
-            _OPERATORS[name] = Operator(name, parameters, check, emit, weights, ignored, dtypes, folds, zero_dim)
+            _OPERATORS[name] = Operator(
+                name, parameters, check, emit, weights, ignored, dtypes, folds, zero_dim, results
+            )
         return emit
 
     return register

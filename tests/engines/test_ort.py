@@ -152,8 +152,8 @@ def test_run_error_has_onnxruntimes_words(engine: OnnxRuntimeEngine, capfd: pyte
 
 
 def test_other_precisions_are_refused(engine: OnnxRuntimeEngine) -> None:
-    with pytest.raises(EngineError, match="tensorrt0: this precision is not implemented.*int8.*fp32"):
-        engine.build(models.relu(), Options(precision="int8"), CPU, "tensorrt0")
+    with pytest.raises(EngineError, match="tensorrt0: this precision is not implemented.*fp8.*fp32"):
+        engine.build(models.relu(), Options(precision="fp8"), CPU, "tensorrt0")
 
 
 def test_closed(engine: OnnxRuntimeEngine) -> None:

@@ -199,8 +199,8 @@ def test_network_flags_and_workspace(engine: trt.TensorRTEngine) -> None:
 
 
 def test_precision_is_refused(engine: trt.TensorRTEngine) -> None:
-    with pytest.raises(EngineError, match="tensorrt0: this precision is not implemented.*int8.*fp32"):
-        engine.build(models.relu(), Options(precision="int8"), CPU, "tensorrt0")
+    with pytest.raises(EngineError, match="tensorrt0: this precision is not implemented.*fp8.*fp32"):
+        engine.build(models.relu(), Options(precision="fp8"), CPU, "tensorrt0")
 
 
 def test_host_arrays(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
