@@ -197,7 +197,5 @@ def _images(
         raise CalibrateError(
             message(f"The images {path} cannot be read", required="a file, and one --shape of N,C,H,W")
         )
-    images = mx.io.ImageRecordIter(
-        path_imgrec=str(path), data_shape=shape[1:], batch_size=shape[0], round_batch=False, **options
-    )
+    images = mx.io.ImageRecordIter(path_imgrec=str(path), data_shape=shape[1:], batch_size=shape[0], **options)
     return ({name: batch.data[0].asnumpy()} for batch in images if not batch.pad)

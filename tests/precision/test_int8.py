@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 import mxnet_trt_property
 from mxnet_trt_property import settings
+from mxnet_trt_property.cli import calibrate
 from mxnet_trt_property.cli.main import main
 from mxnet_trt_property.errors import EngineError, SettingError
 from mxnet_trt_property.precision import tables
@@ -286,6 +288,22 @@ def test_calibrate_reads_archives_and_folders(checkpoint: str, net: Digits, tmp_
         found.append(tables.load(tmp_path / "table.json"))
     assert found[0] == found[1] == found[2]
     assert set(found[0]) == {"data", "pool0_output", "fc0/Flatten", "relu2_output"}
+
+
+def test_calibrate_reads_records_of_images(tmp_path: Path) -> None:
+    """--scale goes over what --mean and --std leave."""
+    image = pytest.importorskip("PIL.Image", reason="Pillow comes with matplotlib")
+    records = mx.recordio.MXRecordIO(str(tmp_path / "images.rec"), "w")
+    for i in range(5):
+        picture = io.BytesIO()
+        image.new("RGB", (8, 8), (50 * i, 10, 20)).save(picture, format="PNG")
+        records.write(mx.recordio.pack(mx.recordio.IRHeader(0, float(i), i, 0), picture.getvalue()))
+    records.close()
+    options = {"scale": 0.5, "mean_r": 100.0, "std_r": 2.0}
+    batches = list(calibrate.read(tmp_path / "images.rec", {"data": (2, 3, 8, 8)}, options))
+    assert len(batches) == 2
+    reds = [batch["data"][j, 0, 0, 0] for batch in batches for j in range(2)]
+    assert reds == [0.5 * (50 * i - 100) / 2 for i in range(4)]
 
 
 @pytest.mark.parametrize(
