@@ -36,7 +36,7 @@ PAGES = [
     *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
     *sorted(f"examples/{page.name}" for page in (ROOT / "examples").glob("*.md")),
 ]
-LANGUAGES = ("python", "console", "text", "json", "c", "dockerfile", "yaml", "{eval-rst}")
+LANGUAGES = ("python", "console", "text", "json", "c", "dockerfile", "toml", "yaml", "{eval-rst}")
 # They install, need a clone or the network, or never end; tests/test_package.py and ci/ run what they do.
 SHOWN_ONLY = re.compile(r"(sudo |cd |git |pip |make |tox|docker |apt-get |ci/|\.venv/|python -m venv|source )")
 INSTEAD = {"make demo": "mxnet-trt demo --seconds 0.1"}
