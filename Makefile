@@ -17,7 +17,7 @@ CPP := $(wildcard cpp/*.cc cpp/*.h)
 
 comma := ,
 # TensorRT-RTX has wheels for this platform only; elsewhere its tests say why they are skipped.
-EXTRAS := cpu,dev,plot$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)rtx-cu12)
+EXTRAS := cpu,dev,examples,plot$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)rtx-cu12)
 
 .PHONY: venv demo test test-fast lint format bench docs wheel clean
 

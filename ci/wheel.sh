@@ -27,7 +27,7 @@ for file in "$work"/dist/*.whl "$work"/dist/*.tar.gz; do
     echo "== $(basename "$file")"
     rm -rf "$work/venv"
     "$bin/python" -m venv "$work/venv"
-    "$work/venv/bin/python" -m pip install --quiet "numpy>=1.23" "onnx>=1.14"
+    "$work/venv/bin/python" -m pip install --quiet "blake3>=1.0" "numpy>=1.23" "onnx>=1.14" "platformdirs>=3"
     contents "$work/venv" >"$work/before"
     "$work/venv/bin/python" -m pip install --quiet --no-deps "$file"
     cd "$work"

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 4
+#define MXTRT_ABI_VERSION 6
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -76,6 +76,8 @@ typedef struct MxtrtCuda {
   int (*graph_launch)(void* graph, void* stream);
   int (*stream_synchronize)(void* stream);
   int (*copy_on_device)(uint64_t target, uint64_t source, size_t bytes, void* stream);
+  int (*event_record)(void* event, void* stream);
+  int (*stream_wait_event)(void* stream, void* event, unsigned int flags);
 } MxtrtCuda;
 
 // How one array and a captured run come together.
@@ -93,6 +95,11 @@ typedef struct MxtrtReplaySpec {
   void* context;  // CUcontext
   void* graph;    // CUgraphExec
   void* stream;   // where host arrays run, waited for; NULL: GPU arrays, on the stream of the call, not waited for
+  // GPU arrays only. A run that can start early does so on `early_stream`, and `done` is recorded behind it; `idle` is
+  // recorded behind all that works on memory that runs share, by every run of them. NULL where no run starts early.
+  void* early_stream;
+  void* done;
+  void* idle;
   const MxtrtCopy* inputs;
   const MxtrtCopy* outputs;
   int32_t num_inputs;
@@ -114,15 +121,15 @@ MXTRT_EXPORT void mxtrt_set_groups(const int32_t* groups, int32_t count, const M
 MXTRT_EXPORT void* mxtrt_replay_new(const MxtrtReplaySpec* spec);
 MXTRT_EXPORT void mxtrt_replay_free(void* replay);
 // Runs a replay on arrays given by address. Returns MXTRT_FAIL, with mxtrt_error(), if an array is not where the
-// captured run expects it or the driver refuses.
+// captured run expects it, and the CUDA driver's error code, negative, if the driver refuses.
 MXTRT_EXPORT int mxtrt_replay_run(void* replay, void* const* inputs, void* const* outputs, void* stream);
 // The replays that a state's forwards try, first one first, before they call Python; replaces those it had.
 MXTRT_EXPORT int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count);
 // Says that a forward of the state is about to be pushed, and starts its captured run at once if that is safe: nothing
 // of the state is under way, its weights were in order last time, and the run writes staging memory only. The forward
 // then waits for this run, or throws it away if a weight has moved or an input is elsewhere. `inputs` holds the address
-// of each input of the node (of weights NULL); the caller has waited for what is written to them. Returns whether it
-// was started.
+// of each input of the node (of weights NULL); the caller has waited for what is written to them. NULL: the forward is
+// only counted. Returns whether a run was started.
 MXTRT_EXPORT int mxtrt_state_begin(int64_t state_id, void* const* inputs);
 // Makes forks of this process safe, from the first call on; see fork.cc.
 MXTRT_EXPORT void mxtrt_watch_forks(const MxtrtForkApi* api);
@@ -132,6 +139,11 @@ MXTRT_EXPORT int mxtrt_wait_before_fork(void);
 // Ends this process, when it ends by exit(), before the exit handlers and destructors registered so far; output is
 // flushed.
 MXTRT_EXPORT void mxtrt_skip_exit_handlers(void);
+// Counts SIGINT (Ctrl-C) from the call with 1 to the one with 0, before the handler that stands then gets it. Calls may
+// nest. Returns MXTRT_FAIL, and needs no call with 0, where the signal is ignored or ends the process.
+MXTRT_EXPORT int mxtrt_watch_interrupts(int on);
+// How many were counted since the library was loaded.
+MXTRT_EXPORT uint64_t mxtrt_interrupt_count(void);
 // The error text of this thread.
 MXTRT_EXPORT const char* mxtrt_error(void);
 // How many times Python was called since the library was loaded: a replayed forward makes no call.

@@ -4,8 +4,6 @@
 
 #include <string.h>
 
-#include <string>
-
 #include "callbacks.h"
 
 namespace mxtrt {
@@ -58,23 +56,44 @@ int Replay::CopyOut(void* const* outputs, void* stream) const {
   return 0;
 }
 
+namespace {
+
+// Makes a context current for the length of a block: MXNet's threads have none of ours, or one of another device.
+class Current {
+ public:
+  explicit Current(const MxtrtReplaySpec& spec) : spec_(spec), status_(spec.cuda.ctx_push(spec.context)) {}
+  ~Current() {
+    void* popped = nullptr;
+    if (status_ == 0) spec_.cuda.ctx_pop(&popped);
+  }
+  int status() const { return status_; }
+
+ private:
+  const MxtrtReplaySpec& spec_;
+  int status_;
+};
+
+}  // namespace
+
 int Replay::Run(void* const* inputs, void* const* outputs, void* stream) const {
   if (spec_.stream != nullptr) {
     const int status = Start(inputs);
-    return status != 0 ? status : Finish(outputs);
+    return status != 0 ? status : Finish(outputs, stream);
   }
-  int status = spec_.cuda.ctx_push(spec_.context);
-  if (status != 0) return status;
-  status = CopyIn(inputs, stream);
+  const Current current(spec_);
+  return current.status() != 0 ? current.status() : RunOn(inputs, outputs, stream);
+}
+
+int Replay::RunOn(void* const* inputs, void* const* outputs, void* stream) const {
+  int status = CopyIn(inputs, stream);
   if (status == 0) status = spec_.cuda.graph_launch(spec_.graph, stream);
   if (status == 0) status = CopyOut(outputs, stream);
-  void* popped = nullptr;
-  spec_.cuda.ctx_pop(&popped);
+  if (status == 0 && spec_.idle != nullptr) status = spec_.cuda.event_record(spec_.idle, stream);
   return status;
 }
 
 bool Replay::CanStartEarly(void* const* inputs) const {
-  if (spec_.stream == nullptr || !InPlace(inputs_, inputs)) return false;
+  if ((spec_.stream == nullptr && spec_.early_stream == nullptr) || !InPlace(inputs_, inputs)) return false;
   // Somebody may still be reading an output of the last forward.
   for (const MxtrtCopy& copy : outputs_)
     if (copy.address != nullptr) return false;
@@ -82,31 +101,34 @@ bool Replay::CanStartEarly(void* const* inputs) const {
 }
 
 int Replay::Start(void* const* inputs) const {
-  // MXNet's threads have no current context of ours, or one of another device.
-  int status = spec_.cuda.ctx_push(spec_.context);
-  if (status != 0) return status;
-  status = CopyIn(inputs, spec_.stream);
-  if (status == 0) status = spec_.cuda.graph_launch(spec_.graph, spec_.stream);
-  void* popped = nullptr;
-  spec_.cuda.ctx_pop(&popped);
-  return status;
+  const Current current(spec_);
+  int status = current.status();
+  if (spec_.stream != nullptr) {
+    if (status == 0) status = CopyIn(inputs, spec_.stream);
+    return status != 0 ? status : spec_.cuda.graph_launch(spec_.graph, spec_.stream);
+  }
+  // The last run of this engine, and the copies of its results, may still be under way on MXNet's stream.
+  if (status == 0) status = spec_.cuda.stream_wait_event(spec_.early_stream, spec_.idle, 0);
+  if (status == 0) status = spec_.cuda.graph_launch(spec_.graph, spec_.early_stream);
+  return status != 0 ? status : spec_.cuda.event_record(spec_.done, spec_.early_stream);
 }
 
-int Replay::Finish(void* const* outputs) const {
-  int status = spec_.cuda.ctx_push(spec_.context);
-  if (status != 0) return status;
-  status = spec_.cuda.stream_synchronize(spec_.stream);
-  if (status == 0) status = CopyOut(outputs, spec_.stream);
-  void* popped = nullptr;
-  spec_.cuda.ctx_pop(&popped);
-  return status;
+int Replay::Finish(void* const* outputs, void* stream) const {
+  const Current current(spec_);
+  int status = current.status();
+  if (spec_.stream != nullptr) {
+    if (status == 0) status = spec_.cuda.stream_synchronize(spec_.stream);
+    return status != 0 ? status : CopyOut(outputs, spec_.stream);
+  }
+  if (status == 0) status = spec_.cuda.stream_wait_event(stream, spec_.done, 0);
+  if (status == 0) status = CopyOut(outputs, stream);
+  return status != 0 ? status : spec_.cuda.event_record(spec_.idle, stream);
 }
 
 void Replay::Abandon() const {
-  if (spec_.cuda.ctx_push(spec_.context) != 0) return;
-  spec_.cuda.stream_synchronize(spec_.stream);
-  void* popped = nullptr;
-  spec_.cuda.ctx_pop(&popped);
+  const Current current(spec_);
+  if (current.status() == 0)
+    spec_.cuda.stream_synchronize(spec_.stream != nullptr ? spec_.stream : spec_.early_stream);
 }
 
 }  // namespace mxtrt
@@ -125,8 +147,7 @@ int mxtrt_replay_run(void* replay, void* const* inputs, void* const* outputs, vo
   }
   const int status = run->Run(inputs, outputs, stream);
   if (status == 0) return MXTRT_OK;
-  mxtrt::ErrorText() = "the CUDA driver refused to replay a captured run: error " + std::to_string(status);
-  return MXTRT_FAIL;
+  return -status;
 }
 
 }  // extern "C"

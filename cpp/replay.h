@@ -19,14 +19,15 @@ class Replay {
   // Runs once. Returns 0, or the CUDA driver's error code. Allocates nothing.
   int Run(void* const* inputs, void* const* outputs, void* stream) const;
 
-  // The two halves of a run on host arrays, for a run that starts before its outputs are known.
+  // The two halves of a run that starts before its outputs are known. `stream` is that of the call, for GPU arrays.
   bool CanStartEarly(void* const* inputs) const;
   int Start(void* const* inputs) const;
-  int Finish(void* const* outputs) const;
+  int Finish(void* const* outputs, void* stream) const;
   // Waits for a run that was started, and leaves its results where they are.
   void Abandon() const;
 
  private:
+  int RunOn(void* const* inputs, void* const* outputs, void* stream) const;
   int CopyIn(void* const* inputs, void* stream) const;
   int CopyOut(void* const* outputs, void* stream) const;
 

@@ -196,7 +196,7 @@ class Forward {
 // Finishes the run that was started early, or replays a captured run that fits the arrays.
 bool Replayed(State* state, Forward* forward, const Arrays& in, const Arrays& out, void* stream) {
   if (const mxtrt::Replay* early = forward->TakeEarly(in, out))
-    return early->Finish(out.data) == 0 || ForgetReplays(state);
+    return early->Finish(out.data, stream) == 0 || ForgetReplays(state);
   forward->AbandonEarly();
   for (const mxtrt::Replay* replay : state->replays)
     if (replay->Matches(in.data, out.data)) return replay->Run(in.data, out.data, stream) == 0 || ForgetReplays(state);
@@ -314,7 +314,7 @@ extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
   // A forward that never ran, since an array that it depends on had failed, leaves the counts apart for good: then
   // nothing is started early any more, which is slower and still right.
   const bool alone = state->begun.fetch_add(1) == state->ended.load();
-  if (!alone || !state->ready || state->early.load() != nullptr) return MXTRT_FAIL;
+  if (inputs == nullptr || !alone || !state->ready || state->early.load() != nullptr) return MXTRT_FAIL;
   for (const mxtrt::Replay* replay : state->replays) {
     if (!replay->CanStartEarly(inputs)) continue;
     if (replay->Start(inputs) != 0) return MXTRT_FAIL;  // the forward meets the same error, and tells

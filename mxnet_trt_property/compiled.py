@@ -13,7 +13,9 @@ its first call and kept for the next thread when it ends. No lock of this module
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -22,14 +24,15 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import compiled_arrays, compiled_file, forks, settings
+from mxnet_trt_property import building, compiled_arrays, compiled_file, forks, settings
 from mxnet_trt_property._version import __version__
+from mxnet_trt_property.cache import build
 from mxnet_trt_property.compiled_arrays import ArrayError, Tensor
 from mxnet_trt_property.compiled_file import ModelFileError
 from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
-from mxnet_trt_property.errors import EngineError, TensorRTPropertyError, message
+from mxnet_trt_property.errors import BuildInterruptedError, EngineError, TensorRTPropertyError, message
 
 __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileError", "compile", "load"]
 
@@ -417,8 +420,14 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
         onnx = to_float16(onnx, config.keep_fp32, (), LABEL)
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
-            program = engine.build(onnx, options, device, LABEL)
-            return program, engine.name, Seat(program, device)
+            # A loaded model does without the onnx package, which ONNX Runtime's part of the cache needs.
+            cached = engine.name != "onnxruntime" or "onnx" in sys.modules
+            used = config if cached else dataclasses.replace(config, cache=False)
+            program, _ = build.get(engine, lambda: onnx, None, options, device, LABEL, used)
+            with building.loading(LABEL, engine.name):
+                return program, engine.name, Seat(program, device)
+        except BuildInterruptedError:
+            raise
         except EngineError as error:
             if following is None or config.on_error == "raise":
                 raise

@@ -66,6 +66,11 @@ class ConvertedModel:
         named = {w.name: values[w.node] for w in self.weights if w.node in values}
         return self._model.serialize(named, self.label)
 
+    @property
+    def structure_digest(self) -> bytes:
+        """A digest of all of the ONNX model but the weights' values."""
+        return self._model.structure_digest
+
     def without_values(self) -> bytes:
         """Returns the bytes of the model with its weights as inputs."""
         return self._model.without_values()

@@ -26,6 +26,7 @@ _ATTRIBUTE_MAJOR = 75
 _ATTRIBUTE_MINOR = 76
 _HOST_ALLOC_PORTABLE = 1  # pinned for every context, not only the current one
 _HOST_REGISTER_PORTABLE = 1
+_EVENT_DISABLE_TIMING = 2
 _STREAM_NON_BLOCKING = 1  # does not wait for work on the legacy default stream
 
 _Int = ctypes.c_int
@@ -68,6 +69,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuStreamCreate": (_PPtr, _Uint),
     "cuStreamDestroy_v2": (_Ptr,),
     "cuStreamSynchronize": (_Ptr,),
+    "cuStreamWaitEvent": (_Ptr, _Ptr, _Uint),
+    "cuEventCreate": (_PPtr, _Uint),
+    "cuEventDestroy_v2": (_Ptr,),
+    "cuEventRecord": (_Ptr, _Ptr),
     "cuStreamBeginCapture_v2": (_Ptr, _Int),
     "cuStreamEndCapture": (_Ptr, _PPtr),
     "cuGraphGetEdges_v2": (_Ptr, _PPtr, _PPtr, _Ptr, _PSize),
@@ -81,9 +86,19 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemHostUnregister": (_Ptr,),
 }
 
+# The version of CUDA that brought a function, where not all that TensorRT supports have it.
+_SINCE = dict.fromkeys(("cuGraphGetEdges_v2", "cuGraphRemoveDependencies_v2", "cuGraphAddDependencies_v2"), "12.3")
+
+_LOST = (
+    "CUDA works in no part of this process any more: restart the program; if it comes again, look for 'Xid' in the "
+    "system's log and at nvidia-smi, or set MXNET_TENSORRT_ENGINE=onnxruntime"
+)
 _NEXT_STEPS = {
     OUT_OF_MEMORY: "free device memory, lower MXNET_TENSORRT_WORKSPACE_MB, or set MXNET_TENSORRT_ENGINE=onnxruntime",
     3: "a process forked after CUDA was used cannot use it: start workers with the 'spawn' method",
+    46: "another process holds the GPU, or it is being reset: see nvidia-smi",
+    **dict.fromkeys((214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720), _LOST),
+    803: "update the NVIDIA driver, or reboot: the driver's library and its kernel module are of different versions",
     100: "check that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it",
 }
 
@@ -155,7 +170,7 @@ class Driver:
                 raise CudaError(
                     message(
                         f"The CUDA driver library {self._path} has no function {name}",
-                        required="the driver of CUDA 11 or newer",
+                        required=f"the driver of CUDA {_SINCE.get(name, '11.4')} or newer",
                         next_step="update the NVIDIA driver",
                     )
                 ) from None
@@ -355,6 +370,16 @@ class Driver:
     def stream_destroy(self, stream: int) -> None:
         """Destroys a stream; work queued on it still completes."""
         self.call("cuStreamDestroy_v2", "destroying a stream", stream)
+
+    def event_create(self) -> int:
+        """Returns a new event that takes no time, to order streams by."""
+        event = _Ptr()
+        self.call("cuEventCreate", "creating an event", ctypes.byref(event), _EVENT_DISABLE_TIMING)
+        return int(event.value or 0)
+
+    def event_destroy(self, event: int) -> None:
+        """Destroys an event; what waits for it still does."""
+        self.call("cuEventDestroy_v2", "destroying an event", event)
 
     def graph_free(self, executable: int) -> None:
         """Frees an executable graph."""

@@ -23,6 +23,10 @@ class EngineError(TensorRTPropertyError):
     """An engine refused, failed to build or failed to run a subgraph."""
 
 
+class BuildInterruptedError(EngineError):
+    """Ctrl-C stopped the build of an engine; the next forward builds it again."""
+
+
 class FrozenWeightsError(TensorRTPropertyError):
     """Weights could not be frozen into a symbol, or a symbol's frozen weights cannot be had."""
 

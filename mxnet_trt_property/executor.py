@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
@@ -18,6 +21,17 @@ from mxnet_trt_property.errors import message
 
 _log = logging.getLogger("mxnet_trt_property")
 _warned: set[str] = set()
+_DENSE = (mx.nd.NDArray, mx.np.ndarray)
+
+# Waits of more seconds than this, so many one after the other, are those of a program that feeds GPU arrays without
+# waiting; and how many of its forwards then do not ask. A single one may be a thread that was not woken in time.
+_LONG_WAIT = 50e-6
+_LONG_WAITS = 3
+_PAUSE = 64
+
+# Inputs of fewer bytes are staged from the caller's array by this thread, while MXNet's threads copy it to the
+# executor's; larger ones MXNet copies faster, with several threads.
+_STAGED_BYTES = 1 << 20
 
 
 @dataclass
@@ -32,7 +46,8 @@ class Attachment:
         checked: Whether the first forward is behind, and so is a fallback.
         sessions: The sessions of the executor's TensorRT nodes.
         early: Starts the captured run of a graph that is one TensorRT node before MXNet's thread gets to it, after
-            waiting for what is written to its inputs; None where that cannot be.
+            waiting for what is written to its inputs; gets the arrays that are being copied to them. None where that
+            cannot be.
     """
 
     made: backend.Partitioned
@@ -41,7 +56,7 @@ class Attachment:
     use_twin: bool = False
     checked: bool = False
     sessions: list[session.Session] = field(default_factory=list)
-    early: Optional[Callable[[], None]] = None
+    early: Optional[Callable[[Mapping[str, Any]], None]] = None
 
 
 class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
@@ -62,7 +77,7 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             return self._forward_twin(is_train, kwargs)
         self._assign(kwargs)
         if state.early is not None:
-            state.early()
+            state.early(kwargs)
         if state.checked:
             return super().forward(is_train=False)
         try:
@@ -72,7 +87,14 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
                 for output in outputs:
                     output.wait_to_read()
         except MXNetError as error:
-            if settings.value("ON_ERROR") != "fallback":
+            interrupted = any(member.interrupted for member in state.sessions)
+            if interrupted and threading.current_thread() is threading.main_thread():
+                if os.environ.get("MXNET_ENGINE_TYPE") == "NaiveEngine":
+                    warn_once("Ctrl-C stopped a forward of MXNet's NaiveEngine, which cannot run that graph again after"
+                              " any error: the executor goes on with MXNet")  # fmt: skip
+                    state.use_twin = True
+                raise KeyboardInterrupt from error
+            if interrupted or settings.value("ON_ERROR") != "fallback":
                 raise
             _log.warning(
                 message(
@@ -129,7 +151,8 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         """Waits for the forward under way and lets go of the arrays' memory before MXNet frees the executor."""
         state = getattr(self, "tensorrt", None)
         if state is not None and state.sessions:
-            for output in self.outputs:
+            # Handles of our own: where the collector frees a cycle, it may have freed the arrays of `outputs` already.
+            for output in self._get_outputs():
                 try:
                     output.wait_to_read()
                 except MXNetError as error:
@@ -187,21 +210,22 @@ def attach(
     executor._arg_dict = executor._grad_dict = executor._aux_dict = executor._output_dict = None
     executor.__class__ = TensorRTExecutor
     executor.tensorrt = Attachment(made, make_stock, sessions=sessions)
-    if executor._ctx.device_type == "cpu":
-        # The executor keeps these arrays until it is deleted, and then releases them first.
-        held = (*executor.arg_arrays, *executor.aux_arrays, *executor.outputs)
-        addresses = {address_of(array) for array in held} - {0}
-        for member in sessions:
-            member.keep_in_place(addresses)
-        if len(sessions) == 1:
-            executor.tensorrt.early = _early_start(executor, sessions[0])
+    # The executor keeps these arrays until it is deleted, and then releases them first.
+    held = (*executor.arg_arrays, *executor.aux_arrays, *executor.outputs)
+    addresses = {address_of(array) for array in held} - {0}
+    for member in sessions:
+        member.keep_in_place(addresses)
+    if len(sessions) == 1:
+        executor.tensorrt.early = _early_start(executor, sessions[0])
     return executor
 
 
-def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[], None]]:
+def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[Mapping[str, Any]], None]]:
     """Returns the function behind Attachment.early.
 
     MXNet's way to the operator costs two changes of thread and 0.3 us for each of its inputs; meanwhile the GPU works.
+    With arrays on a GPU a program may feed and run without ever waiting. It must not be made to wait for its input
+    here, so that waits are answered by a pause: the next forwards go MXNet's way.
     """
     names = member.graph.input_names
     if not all(name in executor.arg_dict for name in names):
@@ -211,11 +235,38 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[]
     positions = list(zip(member.input_positions, inputs))
     library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
     handles = [array.handle for array in inputs]
+    dtypes = [array.dtype for array in inputs]
+    small = sum(array.size * np.dtype(dtype).itemsize for array, dtype in zip(inputs, dtypes)) <= _STAGED_BYTES
     state_id = ctypes.c_int64(member.state_id)
+    on_gpu = executor._ctx.device_type == "gpu"
+    pause = long_waits = 0
 
-    def early() -> None:
+    def stage(given: Mapping[str, Any]) -> None:
+        """Starts on the caller's arrays: their values are those that the executor's are about to have."""
+        for name, (position, array), dtype in zip(names, positions, dtypes):
+            source = given.get(name, array)
+            if type(source) not in _DENSE or source.dtype != dtype or source.context.device_type != "cpu":
+                source = array
+            check(wait(source.handle))
+            addresses[position] = address_of(source)
+        library.mxtrt_state_begin(state_id, addresses)
+
+    def early(given: Mapping[str, Any]) -> None:
+        nonlocal pause, long_waits
+        if given and small and not on_gpu:
+            stage(given)
+            return
+        if pause:
+            pause -= 1
+            library.mxtrt_state_begin(state_id, None)
+            return
+        start = time.perf_counter()
         for handle in handles:
             check(wait(handle))
+        if on_gpu:
+            long_waits = long_waits + 1 if time.perf_counter() - start > _LONG_WAIT else 0
+            if long_waits >= _LONG_WAITS:
+                pause, long_waits = _PAUSE, _LONG_WAITS - 1
         for position, array in positions:
             addresses[position] = address_of(array)  # MXNet moves an array that changes its memory layout
         library.mxtrt_state_begin(state_id, addresses)

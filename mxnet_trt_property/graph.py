@@ -93,7 +93,7 @@ class Graph:
             data = load(text)
             nodes = tuple(_read_node(i, item) for i, item in enumerate(data["nodes"]))
             heads = tuple(Entry(int(h[0]), int(h[1])) for h in data["heads"])
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, OverflowError) as error:
             raise ConversionError(
                 message(
                     "The symbol's JSON text cannot be read",
@@ -112,6 +112,8 @@ class Graph:
                         next_step="load the file with mx.sym.load and save it again",
                     )
                 )
+        if any(e.index < 0 for node in nodes for e in node.inputs) or any(h.index < 0 for h in heads):
+            raise ConversionError("The symbol's JSON text names an output below 0")
         if any(not 0 <= h.node < len(nodes) for h in heads):
             raise ConversionError(f"The symbol's JSON text names a head outside its {len(nodes)} nodes")
         return cls(nodes, heads)

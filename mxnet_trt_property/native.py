@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 
-ABI_VERSION = 4
+ABI_VERSION = 6
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -63,6 +63,8 @@ class CCuda(ctypes.Structure):
         ("graph_launch", ctypes.c_void_p),
         ("stream_synchronize", ctypes.c_void_p),
         ("copy_on_device", ctypes.c_void_p),
+        ("event_record", ctypes.c_void_p),
+        ("stream_wait_event", ctypes.c_void_p),
     )
 
 
@@ -86,6 +88,9 @@ class CReplaySpec(ctypes.Structure):
         ("context", ctypes.c_void_p),
         ("graph", ctypes.c_void_p),
         ("stream", ctypes.c_void_p),
+        ("early_stream", ctypes.c_void_p),
+        ("done", ctypes.c_void_p),
+        ("idle", ctypes.c_void_p),
         ("inputs", ctypes.POINTER(CCopy)),
         ("outputs", ctypes.POINTER(CCopy)),
         ("num_inputs", ctypes.c_int32),
@@ -257,6 +262,7 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_set_callbacks.argtypes = [ctypes.POINTER(CCallbacks)]
     lib.mxtrt_callback_count.restype = ctypes.c_uint64
     lib.mxtrt_error.restype = ctypes.c_char_p
+    lib.mxtrt_interrupt_count.restype = ctypes.c_uint64
     lib.mxtrt_replay_new.argtypes = [ctypes.POINTER(CReplaySpec)]
     lib.mxtrt_replay_new.restype = ctypes.c_void_p
     lib.mxtrt_replay_free.argtypes = [ctypes.c_void_p]

@@ -7,12 +7,14 @@ ONNX nodes in its messages, a user knows only the names of MXNet's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from blake3 import blake3
 from onnx import helper, numpy_helper
 
 from mxnet_trt_property.errors import ConversionError, message
@@ -24,8 +26,36 @@ OPSET = 17
 # IR version 8 is the one that came with opset 17; a higher one would be refused by older runtimes.
 IR_VERSION = 8
 
+# The mark, as doc_string, of initializers that are no weights: their values never change.
+CONSTANT = "constant"
+
 # One protobuf message must be smaller than this, and the model with its weights is one message.
 MAX_MODEL_BYTES = 2**31 - 1
+
+
+# What is computed here where all inputs are small constants. No engine gains by such nodes, and TensorRT-RTX 1.5 fails
+# to build some. NumPy rounds each of these as ONNX says.
+_FOLDED: dict[str, Callable[..., Any]] = {
+    "Abs": np.abs,
+    "Add": np.add,
+    "And": np.logical_and,
+    "Equal": np.equal,
+    "Floor": np.floor,
+    "Greater": np.greater,
+    "GreaterOrEqual": np.greater_equal,
+    "Less": np.less,
+    "LessOrEqual": np.less_equal,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "Not": np.logical_not,
+    "Or": np.logical_or,
+    "Reciprocal": lambda x: np.divide(x.dtype.type(1), x),
+    "Sign": np.sign,
+    "Sub": np.subtract,
+    "Where": np.where,
+    "Xor": np.logical_xor,
+}
+_LARGEST_FOLDED = 64
 
 
 class Value(NamedTuple):
@@ -43,6 +73,7 @@ class OnnxWriter:
         """Starts an empty model."""
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
+        self._small: dict[str, np.ndarray[Any, Any]] = {}
         self._names: set[str] = set()
         self._scope = self._operator = ""
         self._owners: dict[str, str] = {}
@@ -74,7 +105,14 @@ class OnnxWriter:
         return name
 
     def node(self, op_type: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Writes one ONNX node with one output and returns the output's name."""
+        """Writes one ONNX node with one output and returns the output's name, or that of the constant that it gives."""
+        if op_type in _FOLDED and all(name in self._small for name in inputs):
+            with np.errstate(all="ignore"):
+                return self.constant(_FOLDED[op_type](*(self._small[name] for name in inputs)))
+        if op_type in ("And", "Or", "Xor"):
+            for known, other in (inputs, inputs[::-1]):
+                if known in self._small and self._small[known].ndim == 0:
+                    return self._with_known_side(op_type, bool(self._small[known]), other)
         return self.nodes(op_type, inputs, 1, **attributes)[0]
 
     def nodes(self, op_type: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
@@ -87,12 +125,23 @@ class OnnxWriter:
         self._owners[name] = self._scope
         return names
 
+    def _with_known_side(self, op_type: str, known: bool, other: str) -> str:
+        """Writes And, Or or Xor without the constant side: TensorRT-RTX 1.5 fails to build one of booleans."""
+        if op_type == "Xor":
+            return self.node("Not", [other]) if known else other
+        if known == (op_type == "And"):
+            return other
+        return self.nodes(op_type, [other, self.node("Not", [other])], 1)[0]
+
     def constant(self, value: np.ndarray[Any, Any]) -> str:
         """Adds a small constant and returns its name; equal constants are kept once."""
         array = np.asarray(value)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = numpy_helper.from_array(array, self._unique("constant"))
+            tensor = self._constants[key] = numpy_helper.from_array(array, self._unique("constant"))
+            tensor.doc_string = CONSTANT
+            if array.size <= _LARGEST_FOLDED:
+                self._small[tensor.name] = array
         return str(self._constants[key].name)
 
     def scalar(self, value: float, dtype: np.dtype[Any]) -> str:
@@ -145,6 +194,9 @@ class OnnxWriter:
 
     def cast(self, name: str, dtype: np.dtype[Any]) -> str:
         """Converts to another dtype."""
+        if name in self._small:
+            with np.errstate(all="ignore"):
+                return self.constant(self._small[name].astype(dtype))
         return self.node("Cast", [name], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
     def reshape(self, name: str, shape: Sequence[int]) -> str:
@@ -200,12 +252,13 @@ class OnnxWriter:
 
     def model(self, inputs: Sequence[Value], outputs: Sequence[Value], weights: Sequence[Value]) -> Model:
         """Returns the finished structure; the writer must not be used after it."""
+        read = _read_by(self._nodes) | {value.name for value in outputs}
         graph = helper.make_graph(
             self._nodes,
             "subgraph",
             [helper.make_tensor_value_info(v.name, _onnx_type(v.dtype), v.shape) for v in inputs],
             [helper.make_tensor_value_info(v.name, _onnx_type(v.dtype), v.shape) for v in outputs],
-            initializer=list(self._constants.values()),
+            initializer=[tensor for tensor in self._constants.values() if tensor.name in read],
         )
         proto = helper.make_model(
             graph,
@@ -231,6 +284,12 @@ class Model:
         """Keeps the structure as bytes: a copy of those is cheaper than a copy of a message."""
         self._structure: bytes = proto.SerializeToString()
         self._weights = weights
+
+    @cached_property
+    def structure_digest(self) -> bytes:
+        """A digest of all that `serialize` writes but the weights' values: their names, shapes and dtypes are in it."""
+        rows = [(w.name, w.shape, w.dtype.str) for w in self._weights]
+        return blake3(repr(rows).encode() + b"\0" + self._structure).digest()
 
     def without_values(self) -> bytes:
         """Returns the bytes of the model with its weights as inputs, to ask what an engine thinks of it."""
@@ -277,6 +336,17 @@ class Model:
             tensor.raw_data = np.ascontiguousarray(value).tobytes()
         result: bytes = proto.SerializeToString()
         return result
+
+
+def _read_by(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Returns the names that nodes read, those in the bodies of loops too."""
+    found: set[str] = set()
+    for node in nodes:
+        found.update(node.input)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found |= _read_by(attribute.g.node) | {value.name for value in attribute.g.output}
+    return found
 
 
 def _onnx_type(dtype: np.dtype[Any]) -> int:

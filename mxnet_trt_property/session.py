@@ -6,22 +6,37 @@ everything works on the subgraph's JSON text and on views of the arrays' memory.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import dataclasses
+import functools
 import itertools
 import json
 import logging
 import threading
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, programs, settings, subgraph
+from mxnet_trt_property import (
+    building,
+    cuda_driver,
+    forks,
+    freezing,
+    native,
+    precision,
+    programs,
+    refitting,
+    settings,
+    subgraph,
+)
+from mxnet_trt_property.cache.keys import Recipe
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
-from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -41,6 +56,8 @@ class Report(NamedTuple):
         weight_bytes: Bytes of the weights that lie in arrays of MXNet's, beside the engine's copy.
         frozen_bytes: Bytes of the weights that lie in a file, from where the engine got them; no memory holds them.
         engine_bytes: The size of the engine; 0 before the first forward.
+        refits: How many times an engine of it got new weights without being built again.
+        loads: How many engines were read from the cache on disk for it.
     """
 
     label: str
@@ -51,6 +68,8 @@ class Report(NamedTuple):
     weight_bytes: int
     frozen_bytes: int
     engine_bytes: int
+    refits: int
+    loads: int
 
 
 class Session:
@@ -117,7 +136,13 @@ class Session:
         # fails in an executor that is deleted while the interpreter goes.
         self._replayable: Optional[ReplayableRunner] = None
         self._builds = 0
+        self._refits = 0
+        self._loads = 0
         self._forwards = 0
+        self._changes = 0  # of weights, while an engine was built for them
+        self._outdated: Optional[programs.Entry] = None  # what ran the old weights, until there is an engine again
+        self.interrupted = False  # whether Ctrl-C stopped the build of the last forward
+        self._no_refit = ""  # why no engine of this subgraph can be refitted, once a build has shown it
 
     @property
     def report(self) -> Report:
@@ -127,7 +152,8 @@ class Session:
         nodes = len(set(self.graph.model.node_names.values()))
         sizes = self.graph.weight_bytes
         live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
-        return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size)
+        counts = (self._refits, self._loads)
+        return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size, *counts)
 
     def forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
         """Runs the subgraph once.
@@ -142,6 +168,7 @@ class Session:
         Raises:
             EngineError: No engine could run the subgraph, or one failed and MXNET_TENSORRT_ON_ERROR is 'raise'.
         """
+        self.interrupted = False
         if weights_changed:
             self._look_at_weights(inputs, stream)
         sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
@@ -155,6 +182,12 @@ class Session:
                 self._forwards += 1
                 self._attach_replays()
                 return
+            except BuildInterruptedError:
+                self.interrupted = True  # nothing failed: the next forward builds
+                raise
+            except KeyboardInterrupt:  # where MXNet's engine runs forwards on the main thread
+                self.interrupted = True
+                raise building.error(self.label) from None
             except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
                 self._give_up_engine(error)
 
@@ -164,7 +197,7 @@ class Session:
         return bool(self._attached)
 
     def keep_in_place(self, addresses: Iterable[int]) -> None:
-        """Takes the caller's word that host arrays at these addresses stay until `release_arrays`."""
+        """Takes the caller's word that arrays at these addresses stay until `release_arrays`."""
         self._stable = frozenset(addresses)
 
     def release_arrays(self) -> None:
@@ -185,19 +218,20 @@ class Session:
 
     def leave_behind(self) -> object:
         """Forgets the engine without freeing anything, in the child of a fork; returns what must not be freed."""
-        left = (self._entry, self._runner, self._replayable)
-        self._entry = self._runner = self._replayable = None
+        left = (self._entry, self._runner, self._replayable, self._outdated)
+        self._entry = self._runner = self._replayable = self._outdated = None
         self._attached = ()
         return left
 
     def _attach_replays(self) -> None:
-        """Gives C++ the captured runs, so that the next forwards need no Python."""
+        """Gives C++ the captured runs, so that the next forwards need no Python.
+
+        Also those that it has had: it forgets them when the driver refuses one.
+        """
         if self._replayable is None:
             return
-        replays = tuple(self._replayable.native_replays(self.input_positions))
-        if replays != self._attached:
-            native.set_replays(self.state_id, replays)
-            self._attached = replays
+        self._attached = tuple(self._replayable.native_replays(self.input_positions))
+        native.set_replays(self.state_id, self._attached)
 
     def _detach_replays(self) -> None:
         if self._attached:
@@ -210,8 +244,10 @@ class Session:
         if self._store is not None:
             found.update({w: self._store.digest(number) for w, number in self._frozen.items()})
         if found != self._digests:
-            if self._digests:
-                _log.info("%s: weights have new values; its engine is built again", self.label)
+            if self._entry is not None:
+                _log.info("%s: weights have new values", self.label)
+                self._changes += 1
+                self._outdated = self._entry
             self.close()
             self._digests = found
 
@@ -229,15 +265,20 @@ class Session:
 
     def _build(self, inputs: Any, stream: int) -> None:
         engine = self._engines[0]
+        wanted = not self._no_refit and refitting.is_wanted(
+            self._config.refit, engine, self._options, self._device, self._changes
+        )
+        options = dataclasses.replace(self._options, refittable=wanted)
         key = programs.Key(
             self.graph.structure,
             tuple(self._digests[w] for w in self.graph.weight_positions),
             engine.name,
             engine.version(),
-            (self._options.precision, self._config.keep_fp32, self._options.workspace_bytes),
+            (options.precision, self._config.keep_fp32, options.workspace_bytes, options.refittable),
             self._device,
         )
 
+        @functools.lru_cache(maxsize=1)
         def model() -> bytes:
             values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
             if self._store is not None:
@@ -248,24 +289,53 @@ class Session:
             near = self._beyond_float16(serialized, inputs, stream)
             return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
 
-        self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
+        made = False
+        refitted = self._refit(key, model, options)
+        if refitted.entry is not None:
+            self._entry = refitted.entry
+            self._refits += 1
+        else:
+            # Other precisions rewrite the model by what the first inputs are.
+            is_recipe = options.precision == "fp32"
+            recipe = Recipe(self.graph.model.structure_digest, key.weights) if is_recipe else None
+            self._entry, made = programs.get(
+                key, engine, model, options, self._device, self.label, self._config, recipe
+            )
         if self._store is not None:
             self._store.drop_pages()
-        self._runner = self._entry.take_runner(self._device)
+        with contextlib.nullcontext() if self._entry.idle else building.loading(self.label, engine.name):
+            self._runner = self._entry.take_runner(self._device)
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
             self._replayable.pin(self._stable)
-        if built:
-            self._builds += 1
+        if refitted.entry is not None:
+            text = "%s: %s engine refitted in %.2f s with the new weights"
+            _log.info(text, self.label, engine.name, self._entry.seconds)
+        if made:
+            self._builds += not self._entry.loaded
+            self._loads += self._entry.loaded
+            if wanted:
+                self._no_refit = getattr(self._entry.program, "no_refit", "")
+            if refitted.reason:
+                _log.info("%s: %s engine built again because %s", self.label, engine.name, refitted.reason)
             _log.info(
-                "%s: %s engine built in %.2f s, %.1f MB, %d nodes, %s",
+                "%s: %s engine %s in %.2f s, %.1f MB, %d nodes, %s",
                 self.label,
                 engine.name,
+                "read from the cache" if self._entry.loaded else "built",
                 self._entry.seconds,
                 self._entry.program.size_bytes / 1e6,
                 self.report.nodes,
                 self._config.precision,
             )
+
+    def _refit(self, key: programs.Key, model: Callable[[], bytes], options: Options) -> refitting.Refitted:
+        """Gives the engine that ran the old weights the new ones, if there is one and it can take them."""
+        outdated, self._outdated = self._outdated, None
+        if outdated is None or outdated.engine != key.engine:
+            return refitting.Refitted(None, "")
+        why = self._no_refit or refitting.why_not(self._config.refit, self._engines[0], options, self._device)
+        return refitting.refit(outdated, key, model, self._device, why)
 
     def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:
         """Returns the ONNX nodes that the first inputs drive near the end of float16, and says so."""
@@ -289,7 +359,12 @@ class Session:
     def _give_up_engine(self, error: Exception) -> None:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""
         failed = self._engines[0]
+        ask_again = getattr(failed, "ask_again", None)
+        if ask_again is not None:
+            ask_again(self._device)
         self._detach_replays()
+        if self._entry is not None:
+            programs.discard(self._entry)
         self._entry = self._runner = self._replayable = None  # a runner that failed is not given back
         if self._config.on_error == "raise" or len(self._engines) == 1:
             raise EngineError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -41,6 +41,8 @@ class Variable:
         minimum: The smallest valid integer.
         unit: The unit of an integer.
         is_option: Whether it is also an option of optimize_for and hybridize.
+        installed: Returns more values of a choice, those that packages installed here bring. Asked only where a text is
+            none of `choices`, and for the message of a value that is not valid.
     """
 
     name: str
@@ -51,12 +53,16 @@ class Variable:
     minimum: int = 0
     unit: str = ""
     is_option: bool = True
+    installed: Optional[Callable[[], Sequence[str]]] = None
 
     @property
     def valid(self) -> str:
-        """The valid values in words."""
+        """The valid values in words, wherever the package is installed."""
+        return self._valid(self.choices)
+
+    def _valid(self, choices: Sequence[str]) -> str:
         return {
-            "choice": "one of " + ", ".join(self.choices),
+            "choice": "one of " + ", ".join(choices),
             "flag": "0 or 1",
             "integer": f"a whole number from {self.minimum} up" + (f" ({self.unit})" if self.unit else ""),
             "names": "names separated by commas",
@@ -75,8 +81,14 @@ class Variable:
         """
         text = text.strip() or self.default
         lowered = text.lower()
-        if self.kind == "choice" and lowered in self.choices:
+        choices = self.choices
+        if self.kind == "choice" and lowered in choices:
             return lowered
+        if self.kind == "choice" and self.installed is not None:
+            choices = (*choices, *(name for name in self.installed() if name not in choices))
+            found = [name for name in choices if name.lower() == lowered]
+            if found:
+                return found[0]
         if self.kind == "flag" and lowered in _TRUE + _FALSE:
             return lowered in _TRUE
         if self.kind == "integer":
@@ -94,10 +106,16 @@ class Variable:
             message(
                 f"{origin} has a value that is not valid",
                 found=repr(text),
-                required=self.valid,
+                required=self._valid(choices),
                 next_step=f"set a valid value or unset it (the default is {self.default or 'empty'})",
             )
         )
+
+
+def _installed_engines() -> Sequence[str]:
+    from mxnet_trt_property.engines import registry
+
+    return registry.names()
 
 
 VARIABLES = (
@@ -105,8 +123,10 @@ VARIABLES = (
         "ENGINE",
         "choice",
         "auto",
-        "Which library runs the subgraphs. `auto` takes the first usable one in the order of the list.",
+        "Which library runs the subgraphs. `auto` takes the first usable one in the order of the list, then those that"
+        " other packages bring, which have [names of their own](docs/engines.md).",
         ("auto", "tensorrt", "tensorrt_rtx", "onnxruntime"),
+        installed=_installed_engines,
     ),
     Variable(
         "PRECISION",
@@ -138,6 +158,29 @@ VARIABLES = (
         "integer",
         "0",
         "The most scratch memory that a TensorRT engine may use; 0 leaves it to TensorRT.",
+        unit="MiB",
+    ),
+    Variable(
+        "REFIT",
+        "choice",
+        "auto",
+        "Which engines are built so that new weights can be given to them without a build, which may cost speed:"
+        " `auto` those whose weights have changed once, `always`, or `never`.",
+        ("auto", "always", "never"),
+    ),
+    Variable("CACHE", "flag", "1", "Keep built engines on disk, so that the next process does not build them again."),
+    Variable(
+        "CACHE_DIR",
+        "path",
+        "",
+        "The folder for them; empty is `mxnet-trt-property` under `XDG_CACHE_HOME` or `~/.cache`.",
+    ),
+    Variable(
+        "CACHE_MB",
+        "integer",
+        "4096",
+        "The most that the folder may hold; what was not used for longest goes first.",
+        minimum=1,
         unit="MiB",
     ),
     Variable("VERBOSE", "flag", "0", "Log the engine's own messages too."),
@@ -172,6 +215,10 @@ class Settings:
     on_error: str
     device: int
     workspace_mb: int
+    refit: str
+    cache: bool
+    cache_dir: Optional[Path]
+    cache_mb: int
     verbose: bool
 
 

@@ -81,12 +81,12 @@ def _refused_by(
 
 
 def _ask(engine: Engine, ask: Any, model: bytes) -> Mapping[str, str]:
-    key = (engine.name, engine.version(), hashlib.blake2b(model, digest_size=16).digest())
-    with _lock:
-        if key in _cache:
-            _cache.move_to_end(key)
-            return _cache[key]
     try:
+        key = (engine.name, engine.version(), hashlib.blake2b(model, digest_size=16).digest())
+        with _lock:
+            if key in _cache:
+                _cache.move_to_end(key)
+                return _cache[key]
         reasons: Mapping[str, str] = ask(model)
     except Exception:  # an engine that cannot be asked is built, and then says what is wrong
         _log.debug("engine %s cannot be asked what it supports", engine.name, exc_info=True)

@@ -42,7 +42,7 @@ def call(*command: object, cwd: Path = ROOT, **env: str) -> str:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source tree without anything built in it."""
     copy = tmp_path_factory.mktemp("source") / "tree"
-    names = ("mxnet_trt_property", "cpp", "tests", "ci", "docs", "benchmarks")
+    names = ("mxnet_trt_property", "cpp", "tests", "ci", "docs", "benchmarks", "examples")
     unwanted = shutil.ignore_patterns("__pycache__", "*.so", "*.partial")
     for name in names:
         if (ROOT / name).is_dir():
@@ -217,7 +217,12 @@ walk(mxnet_trt_property)
     assert len(names) == len(set(names)) > 10
 
 
-DOCUMENTS = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+DOCUMENTS = [
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    *sorted(str(p.relative_to(ROOT)) for p in (*ROOT.glob("docs/*.md"), *ROOT.glob("examples/**/*.md"))),
+]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -11,10 +11,12 @@ from onnx import helper
 
 from mxnet_trt_property import backend as partitioner
 from mxnet_trt_property import support
+from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.engines.trt_build import library
 from mxnet_trt_property.operators import NodeInfo, registry
 from tests.engines.models import FLOAT, model
+from tests.harness import Row, row_model
 from tests.symbols import backend, random_arrays, relative_error, taken_nodes
 
 
@@ -39,6 +41,20 @@ def test_refused_node_is_named(engine: Any) -> None:
     found = engine.refused_nodes(chain("Relu", "NoSuchOperator", "Tanh"))
     assert list(found) == ["node1"]
     assert "NoSuchOperator" in found["node1"]
+
+
+def test_what_tensorrt_does_badly_is_refused() -> None:
+    """Its parser takes loops and the rest of floats; engines with them are slow, or wrong beside infinities."""
+    pytest.importorskip("tensorrt_rtx")
+    engine = engines.get("tensorrt_rtx")
+    for build, op_type in (
+        (lambda: mx.sym.contrib.box_nms(mx.sym.var("x")), "Loop"),
+        (lambda: mx.sym.broadcast_mod(mx.sym.var("x"), mx.sym.var("y")), "Mod"),
+    ):
+        row = Row("", "", build, {"x": (1, 5, 6), "y": (1, 5, 6)}, 0, 0)
+        refused = engine.refused_nodes(row_model(row))
+        assert refused
+        assert all(op_type in reason for reason in refused.values())
 
 
 @pytest.fixture

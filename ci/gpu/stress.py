@@ -1,13 +1,14 @@
 """Runs changing inputs through every way of running an engine and checks each single result, on a GPU machine.
 
 usage: python ci/gpu/stress.py --out DIR [--models NAME:BATCH,...] [--count N] [--aux N] [--level N] [--ways TEXT,...]
+                               [--context cpu|gpu]
 
 A benchmark that runs one input again and again cannot see a run that reads yesterday's data. Here the input changes at
 each call, among a few whose results are known from MXNet on the CPU, and every result is compared: by value, and, where
 it is wrong, with the results of the other inputs. Prints, for each way, how many results were wrong, how many of those
 were another input's, the largest relative error, and how many different results one input had. Exit status 1 if any was
 wrong. --aux and --level set the builder's max_aux_streams and optimization level; --ways takes the ways whose names
-begin so.
+begin so. --context gpu runs executors on arrays of mx.gpu(0), also many forwards without waiting in between.
 """
 
 from __future__ import annotations
@@ -51,17 +52,19 @@ def main() -> int:
     parser.add_argument("--aux", type=int)
     parser.add_argument("--level", type=int)
     parser.add_argument("--ways", default="")
+    parser.add_argument("--context", choices=("cpu", "gpu"), default="cpu")
     arguments = parser.parse_args()
     configure(arguments)
     record = []
     with tempfile.TemporaryDirectory() as folder:
         for item in arguments.models.split(","):
             name, _, batch = item.partition(":")
-            for row in check(name, int(batch), arguments.count, Path(folder), tuple(arguments.ways.split(","))):
+            wanted = tuple(arguments.ways.split(","))
+            for row in check(name, int(batch), arguments.count, Path(folder), wanted, arguments.context):
                 record.append(row)
                 print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
     print("edges replaced in graphs:", cuda_graph.replaced_edges)
-    (arguments.out / "stress.json").write_text(json.dumps(record, indent=1) + "\n")
+    (arguments.out / f"stress-{arguments.context}.json").write_text(json.dumps(record, indent=1) + "\n")
     return 0 if all(row["wrong"] == 0 for row in record if row["way"] != QUEUED) else 1
 
 
@@ -79,7 +82,9 @@ def configure(arguments: argparse.Namespace) -> None:
     trt_build.Library._target = with_settings  # type: ignore[method-assign]
 
 
-def check(name: str, batch: int, count: int, folder: Path, wanted: tuple[str, ...]) -> list[dict[str, Any]]:
+def check(
+    name: str, batch: int, count: int, folder: Path, wanted: tuple[str, ...], context: str
+) -> list[dict[str, Any]]:
     """Returns a row for each way of running one network."""
     import mxnet as mx
 
@@ -92,15 +97,18 @@ def check(name: str, batch: int, count: int, folder: Path, wanted: tuple[str, ..
     program = engine.build(onnx, Options(), CPU, name)
     inputs = [np.random.default_rng(i).standard_normal(shape).astype("float32") for i in range(INPUTS)]
     expected = stock(symbol, arg_params, aux_params, inputs)
-    ways: dict[str, Callable[[], Way]] = {
-        QUEUED: lambda: queued_anew(program, shape),
-        "replayed, staged": lambda: replayed(program, shape, in_place=False),
-        "replayed, in place": lambda: replayed(program, shape, in_place=True),
-    }
+    ways: dict[str, Callable[[], Way]] = {}
+    if context == "cpu":
+        ways[QUEUED] = lambda: queued_anew(program, shape)
+        ways["replayed, staged"] = lambda: replayed(program, shape, in_place=False)
+        ways["replayed, in place"] = lambda: replayed(program, shape, in_place=True)
     for early in (False, True):
         for blog in (False, True):
             key = ("forward(data=x)" if blog else "forward()") + (", started early" if early else "")
-            ways[key] = functools.partial(executor, symbol, arg_params, aux_params, shape, early, blog)
+            bind = functools.partial(bound, symbol, arg_params, aux_params, shape, early, context)
+            ways[key] = functools.partial(executor, bind, blog)
+            if blog:
+                ways[f"{key}, three without waiting"] = functools.partial(queue_of_three, bind)
     return [
         {"model": name, "batch": batch, "engine": engine.name, "way": key, **judge(make(), inputs, expected, count)}
         for key, make in ways.items()
@@ -181,25 +189,58 @@ def arrays_of(shape: tuple[int, ...]) -> tuple[Array, Array, list[Buffer]]:
     return x, y, [Buffer(a.ctypes.data, a.shape, a.dtype) for a in (x, y)]
 
 
-def executor(symbol: Any, arg_params: Any, aux_params: Any, shape: tuple[int, ...], early: bool, blog: bool) -> Way:
-    """Returns an executor's forward."""
+def bound(
+    symbol: Any, arg_params: Any, aux_params: Any, shape: tuple[int, ...], early: bool, context: str
+) -> tuple[Any, Any]:
+    """Returns an executor that has run once, and its context; with `early`, one whose forwards start early."""
     import mxnet as mx
 
+    from mxnet_trt_property import executor
     from tests.symbols import backend
 
+    device = mx.gpu(0) if context == "gpu" else mx.cpu()
+    executor._LONG_WAIT = float("inf")  # a program that waits for its input here, too, must get right results
     with backend("TensorRT"):
-        made = symbol.simple_bind(mx.cpu(), grad_req="null", data=shape)
+        made = symbol.simple_bind(device, grad_req="null", data=shape)
     made.copy_params_from(arg_params, aux_params)
     made.forward()[0].wait_to_read()
     if not early:
         made.tensorrt.early = None
+    return made, device
+
+
+def executor(bind: Callable[[], tuple[Any, Any]], blog: bool) -> Way:
+    """Returns an executor's forward."""
+    import mxnet as mx
+
+    made, device = bind()
 
     def way(data: Array) -> Array:
-        array = mx.nd.array(data)
+        array = mx.nd.array(data, ctx=device)
         if blog:
             return made.forward(is_train=False, data=array)[0].asnumpy()
         made.arg_dict["data"][:] = array
         return made.forward(is_train=False)[0].asnumpy()
+
+    return way
+
+
+def queue_of_three(bind: Callable[[], tuple[Any, Any]]) -> Way:
+    """Returns a forward between two others on other inputs, none of which is waited for; its result is copied away."""
+    import mxnet as mx
+
+    made, device = bind()
+    other = None
+
+    def way(data: Array) -> Array:
+        nonlocal other
+        array = mx.nd.array(data, ctx=device)
+        kept = mx.nd.empty(made.outputs[0].shape, ctx=device)
+        made.forward(is_train=False, data=other if other is not None else array)
+        made.forward(is_train=False, data=array)[0].copyto(kept)
+        made.forward(is_train=False, data=other if other is not None else array)
+        other = array
+        return kept.asnumpy()
 
     return way
 

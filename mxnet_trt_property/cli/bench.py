@@ -32,15 +32,16 @@ from typing import Any, Optional
 import numpy as np
 
 from mxnet_trt_property import settings
-from mxnet_trt_property.cli import bench_machine, bench_plot, bench_variants, demo
+from mxnet_trt_property.cli import bench_machine, bench_plot, bench_variants, checkpoint, demo
 from mxnet_trt_property.cli.bench_variants import NAMES, BenchError, Case, Prepared, Variant
+from mxnet_trt_property.engines import registry
 from mxnet_trt_property.errors import message
 
 NAME = "bench"
 HEADLINE = "resnet18_v2,resnet50_v2,mobilenetv2_1.0"
 MIN_ROUNDS = 5
 
-# ||a - b|| / ||b|| of precisions other than fp32, whatever the engine; demo.TOLERANCE has those of fp32.
+# ||a - b|| / ||b|| of precisions other than fp32, whatever the engine; engines.registry.tolerance has those of fp32.
 TOLERANCE = {"fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
 _MXNET_TOLERANCE = 1e-4  # operators that MKLDNN fuses against separate ones
 
@@ -163,7 +164,7 @@ def _networks(
     import mxnet as mx
 
     if arguments.prefix:
-        yield (arguments.prefix, *mx.model.load_checkpoint(arguments.prefix, arguments.epoch))
+        yield (arguments.prefix, *checkpoint.load(arguments.prefix, arguments.epoch))
         return
     with tempfile.TemporaryDirectory(prefix="mxnet-trt-bench-") as folder:
         for name in (arguments.models or HEADLINE).split(","):
@@ -271,7 +272,7 @@ def tolerance(precision: str, engine: Optional[str]) -> float:
         return _MXNET_TOLERANCE
     if precision != "fp32":
         return TOLERANCE.get(precision, 1e-1)
-    return max(demo.TOLERANCE.get(name, 1e-5) for name in engine.split("+"))
+    return max(map(registry.tolerance, engine.split("+")))
 
 
 def argmax_agreement(

@@ -41,10 +41,15 @@ def describe() -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    found["engines"] = []
     for name in registry.names():
-        version = registry.get(name).version()
+        try:
+            version = registry.get(name).version()
+        except Exception:  # a broken third-party package; `doctor` tells about it
+            continue
         if version:
             found[name] = version
+            found["engines"].append(name)
     found["mxnet-trt-property"] = __version__
     driver = cuda_driver.default()
     if driver.unavailable() is None:
@@ -63,7 +68,7 @@ def summary(machine: dict[str, Any]) -> str:
     parts = [f"{machine['cpus']} x {machine['cpu']}"]
     if "gpu" in machine:
         parts.append(f"{machine['gpu']} (driver {machine['gpu_driver'] or machine['cuda_of_driver']})")
-    names = [n for n in ("mxnet", "onnxruntime", "tensorrt", "tensorrt_rtx", "numpy", "python") if n in machine]
+    names = [n for n in ("mxnet", *machine["engines"], "numpy", "python") if n in machine]
     text = ", ".join([*parts, *(f"{n} {machine[n]}" for n in names)])
     if machine["load_before"] > _BUSY * machine["cpus"]:
         text += f"; BUSY: load {machine['load_before']} before the first run, so the times mean little"

@@ -23,12 +23,10 @@ from typing import Any
 import numpy as np
 
 from mxnet_trt_property import settings
+from mxnet_trt_property.engines import registry
 from mxnet_trt_property.errors import TensorRTPropertyError, message
 
 NAME = "demo"
-
-# ||a - b|| / ||b||. TensorRT computes fp32 convolutions in TF32, which has 10 bits of mantissa.
-TOLERANCE = {"onnxruntime": 1e-5, "tensorrt": 2e-3, "tensorrt_rtx": 2e-3}
 
 _FIXED_SIZE = ("alexnet", "densenet", "inception", "squeezenet", "vgg")
 _SCRIPT = Path(__file__).with_name("plain_script.py")
@@ -191,7 +189,7 @@ def compare(
         operators=_count_operators(prefix),
         subgraphs=len(report),
         relative_error=max(relative_error(ours[n], stock[n]) for n in names),
-        tolerance=max((TOLERANCE.get(e, 1e-5) for e in engines), default=1e-5),
+        tolerance=max(map(registry.tolerance, engines), default=registry.DEFAULT_TOLERANCE),
         same_argmax=all(np.array_equal(ours[n].argmax(-1), stock[n].argmax(-1)) for n in names),
     )
 

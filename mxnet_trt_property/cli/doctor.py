@@ -83,6 +83,8 @@ def _advice(record: dict[str, Any]) -> Iterator[str]:
             yield f"for the GPU: {(installs or [_RTX])[0]}"
     elif not record["activation"]["works"] and not {"error"} & {*record["mxnet"], *record["native_library"]}:
         yield "programs do not get TensorRT here: see activation"
+    if record["cache"].get("problem"):
+        yield record["cache"]["problem"].rpartition("next step: ")[2]
 
 
 def text(record: dict[str, Any]) -> str:
@@ -102,6 +104,9 @@ def text(record: dict[str, Any]) -> str:
         lines += _row("  shims", ", ".join(mxnet["shims"]) or "none needed")
     native = record["native_library"]
     lines += _row("native library", f"ABI {native.get('abi')}, {native.get('path')}", native.get("error"))
+    cache = record["cache"]
+    lines += _row("cache", _cache(cache), cache.get("error"))
+    lines += _message(cache["problem"], _LABEL) if cache.get("problem") else []
     lines += ["", "engines, in the order of preference:"]
     if record["engines_error"]:
         lines += _message(record["engines_error"], 2)
@@ -122,6 +127,13 @@ def text(record: dict[str, Any]) -> str:
     lines += ["", f"engines that can run here: {', '.join(record['usable']) or 'NONE'}"]
     lines += [line for advice in record["advice"] for line in _wrapped(f"to do: {advice}", 0, 7)]
     return "\n".join(lines)
+
+
+def _cache(found: dict[str, Any]) -> str:
+    if not found.get("on"):
+        return "off (MXNET_TENSORRT_CACHE=0)"
+    held, limit = (f"{found[name] / 2**20:.0f}" for name in ("size_bytes", "limit_bytes"))
+    return f"{found['folder']}, {found['entries']} entries, {held} of {limit} MiB"
 
 
 def _row(label: str, value: Optional[str], error: Optional[str] = None) -> list[str]:

@@ -36,8 +36,6 @@ _OTHERS = (settings.BACKEND_VARIABLE, settings.OLD_SWITCH, "MXNET_ENGINE_TYPE", 
 # What a network needs left out, not a machine.
 _OF_NETWORKS = ("EXCLUDE_OPS", "EXCLUDE_NODES", "MIN_SUBGRAPH_SIZE", "REPORT")
 
-_ON_THE_CPU = ("onnxruntime",)
-
 # MXNet's wheels hold code for whole GPU generations and no PTX. By the version of CUDA: the newest generation and the
 # newest of its members that code was made for, as in config/distribution/ of MXNet 1.9.1.
 _NEWEST_GENERATION = {"10": (7, "7.5"), "11": (8, "8.6")}
@@ -112,7 +110,7 @@ def engines() -> Record:
             refused = registry.choose("auto", registry.Device("cpu", 0, index)).reasons
             device = {"index": index, "name": info.name, "memory_bytes": info.total_bytes}
             device["compute_capability"] = ".".join(str(n) for n in info.compute_capability)
-            device["engines"] = {name: refused.get(name) for name in names if name not in _ON_THE_CPU}
+            device["engines"] = {name: refused.get(name) for name in names if not registry.runs_on_cpu(name)}
             gpus["devices"].append(device)
     return {"engines": rows, "gpus": gpus}
 
@@ -269,6 +267,7 @@ PARTS: Mapping[str, Callable[[], Record]] = {
     "mxnet": mxnet,
     "native_library": native_library,
     "engines": engines,
+    "cache": lambda: dict(import_module("mxnet_trt_property.cli.doctor_cache").cache()),
 }
 
 if __name__ == "__main__":

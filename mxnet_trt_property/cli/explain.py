@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.cli import flops, memory
+from mxnet_trt_property.cli.checkpoint import CheckpointError, load_symbol
 from mxnet_trt_property.cli.demo import parse_shapes
-from mxnet_trt_property.errors import TensorRTPropertyError, message
+from mxnet_trt_property.errors import ConversionError, TensorRTPropertyError, message
 from mxnet_trt_property.graph import Entry, Tensor
 from mxnet_trt_property.partition import Partition
 
@@ -118,7 +119,7 @@ def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
 
     file = Path(prefix) if prefix.endswith(".json") else Path(f"{prefix}-symbol.json")
     try:
-        symbol = mx.sym.load_json(file.read_text(encoding="utf-8"))
+        symbol = load_symbol(file)
         unknown = sorted(set(shapes) - set(symbol.list_arguments()))
         if unknown:
             required = "inputs of the network, such as " + ", ".join(symbol.list_arguments()[:3])
@@ -126,7 +127,7 @@ def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
         dtypes = backend.complete_dtypes(symbol, {})
         found = backend.decide(symbol, shapes, dtypes)
         return Verdict(file, found, infer.infer_tensors(symbol, shapes, dtypes))
-    except (OSError, UnicodeDecodeError, mx.MXNetError) as error:
+    except (OSError, ConversionError, CheckpointError, mx.MXNetError) as error:
         what = f"{file} cannot be explained"
         raise ExplainError(message(what, found=f"{type(error).__name__}: {error}")) from error
 

@@ -6,12 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mxnet_trt_property import settings
+from mxnet_trt_property.cli import checkpoint
 from mxnet_trt_property.environment import environment
-from mxnet_trt_property.errors import TensorRTPropertyError, message
-
-
-class CheckpointError(TensorRTPropertyError):
-    """The checkpoint cannot be read."""
 
 
 class Row(NamedTuple):
@@ -44,12 +40,7 @@ def measure(prefix: str, epoch: int, shapes: Mapping[str, tuple[int, ...]]) -> l
     """
     import mxnet as mx
 
-    try:
-        symbol, arguments, auxiliary = mx.model.load_checkpoint(prefix, epoch)
-    except (OSError, mx.MXNetError) as error:
-        raise CheckpointError(
-            message(f"{prefix} cannot be loaded", found=f"{type(error).__name__}: {error}")
-        ) from error
+    symbol, arguments, auxiliary = checkpoint.load(prefix, epoch)
 
     def plain() -> Any:
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", **shapes)

@@ -17,13 +17,17 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 
 from mxnet_trt_property import forks, native
+from mxnet_trt_property.cache import keys
+from mxnet_trt_property.cache.build import Packed, Shelf
+from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import CudaError, Driver, default
+from mxnet_trt_property.engines import ort_packing
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
 from mxnet_trt_property.errors import EngineError, message
 
@@ -69,6 +73,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    runs_on = "cpu"
 
     def __init__(self, driver: Optional[Driver] = None) -> None:
         self._driver = driver or default()
@@ -94,6 +99,10 @@ class OnnxRuntimeEngine:
                 )
         return None
 
+    def why_no_refit(self, options: Options, device: Device) -> str:
+        """Returns why a built session cannot take new weights."""
+        return "ONNX Runtime cannot change the weights of a session"
+
     def refused_nodes(self, model: bytes) -> dict[str, str]:
         """Returns the first node of the serialized ONNX `model` that has no kernel, by name, with the reason."""
         runtime = _onnxruntime()
@@ -117,23 +126,82 @@ class OnnxRuntimeEngine:
             EngineError: ONNX Runtime refused the model, in its own words.
         """
         check_precision(self.name, options, label)
+        return self._program(model, _session_options(options, label), len(model), label)
+
+    def _program(self, source: Union[bytes, str], settings: Any, size_bytes: int, label: str) -> OnnxRuntimeProgram:
+        """Makes the program of a model, by its bytes or its file's name."""
         runtime = _onnxruntime()
-        settings = runtime.SessionOptions()
-        settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        settings.log_severity_level = _SEVERITY_INFO if options.verbose else _SEVERITY_FATAL
-        settings.logid = label
-        threads = _omp_num_threads()
-        if threads:
-            settings.intra_op_num_threads = threads
         try:
             session = runtime.InferenceSession(
-                model, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
+                source, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
             )
         except Exception as error:  # its exception types share no base of their own
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
         if hasattr(session, "_model_bytes"):
             session._model_bytes = None  # the whole model a second time, for a change of providers that never comes
-        return OnnxRuntimeProgram(session, len(model), self._driver, label)
+        return OnnxRuntimeProgram(session, size_bytes, self._driver, label)
+
+    # -- the cache on disk (cache/build.py: CachingEngine) -------------------------------------
+
+    keeps_body = False  # ONNX Runtime maps the weights out of the file
+
+    def cache_variants(self, device: Device) -> tuple[str, ...]:
+        """Returns the CPU: the optimized model has layouts and kernels that were chosen for it."""
+        return (keys.cpu(),) if keys.cpu() else ()
+
+    def build_packed(
+        self, model: bytes, options: Options, device: Device, label: str, shelf: Shelf, keep: Callable[[Packed], None]
+    ) -> OnnxRuntimeProgram:
+        """Makes a session of the serialized ONNX `model`, and keeps what its optimization made of it.
+
+        Raises:
+            EngineError: ONNX Runtime refused the model, in its own words.
+        """
+        with shelf.scratch() as scratch:
+            if scratch is not None:
+                settings = _session_options(options, label)
+                ort_packing.save_to(scratch, settings)
+                try:
+                    check_precision(self.name, options, label)
+                    program = self._program(model, settings, len(model), label)
+                    keep(ort_packing.pack(scratch))
+                    return program
+                except (EngineError, ort_packing.PackingError) as error:
+                    # A full disk among other things; without a file to write the build says what else it may be.
+                    _log.debug("%s: its optimized model cannot be kept: %s", label, error)
+        return self.build(model, options, device, label)
+
+    def unpack(self, packed: Entry, options: Options, device: Device, label: str, shelf: Shelf) -> OnnxRuntimeProgram:
+        """Returns a session of an optimized model, whose weights stay in the file.
+
+        Raises:
+            EngineError: ONNX Runtime refused it.
+            PackingError: It is not what `build_packed` keeps.
+            OSError: Nothing can be written beside it, which versions of ONNX Runtime before 1.21 need.
+        """
+        model = ort_packing.model_of(packed)
+        settings = _session_options(options, label)
+        settings.graph_optimization_level = _onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+        size = len(packed.head) + packed.body_bytes
+        try:
+            settings.add_session_config_entry(ort_packing.FOLDER_OPTION, str(packed.path.parent))
+            return self._program(model, settings, size, label)
+        except EngineError:
+            with shelf.file(model) as file:
+                return self._program(str(file), settings, size, label)
+
+
+def _session_options(options: Options, label: str) -> Any:
+    """Returns the options of a session that is to run."""
+    runtime = _onnxruntime()
+    settings = runtime.SessionOptions()
+    settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    settings.log_severity_level = _SEVERITY_INFO if options.verbose else _SEVERITY_FATAL
+    settings.logid = label
+    threads = _omp_num_threads()
+    if threads:
+        settings.intra_op_num_threads = threads
+    return settings
 
 
 class OnnxRuntimeProgram:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
 
 import numpy as np
 
+from mxnet_trt_property import forks
 from mxnet_trt_property.errors import EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
 
 ENTRY_POINT_GROUP = "mxnet_trt_property.engines"
 IMPLEMENTED_PRECISIONS = ("fp32", "fp16")
+
+
+class RefitError(EngineError):
+    """A built engine could not be given new weights, or could not be built so that it can."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +55,14 @@ class Options:
         precision: "fp32", "fp16", "bf16" or "int8".
         workspace_bytes: The most scratch memory a TensorRT engine may use; 0 leaves it to TensorRT.
         verbose: Whether the engine's own messages are logged.
-        extra: Options of third-party engines, by name.
+        refittable: Whether the weights of the engine are likely to change (MXNET_TENSORRT_REFIT): an engine that can
+            then makes a `RefittableProgram`, and one that cannot ignores it.
     """
 
     precision: str = "fp32"
     workspace_bytes: int = 0
     verbose: bool = False
-    extra: Mapping[str, str] = field(default_factory=dict)
+    refittable: bool = False
 
 
 class Runner(Protocol):
@@ -87,7 +95,7 @@ class ReplayableRunner(Runner, Protocol):
         """
 
     def pin(self, addresses: Iterable[int]) -> None:
-        """Takes the caller's word that host arrays at these addresses stay until `unpin`."""
+        """Takes the caller's word that arrays at these addresses stay until `unpin`."""
 
     def unpin(self) -> None:
         """Forgets captured runs that work on such arrays; no replay may be under way."""
@@ -109,12 +117,54 @@ class Program(Protocol):
         """Frees what the program owns; runners that exist keep working. May be repeated."""
 
 
+@runtime_checkable
+class RefittableProgram(Program, Protocol):
+    """A program that may be able to take new weights.
+
+    Attributes:
+        no_refit: Why it cannot, or "".
+    """
+
+    no_refit: str
+
+    def misfit(self, model: bytes) -> str:
+        """Returns why the program cannot take the weights of the serialized ONNX `model`, or ""."""
+
+    def refit(self, model: bytes, runners: Sequence[Runner]) -> None:
+        """Gives the program the weights of `model` in place.
+
+        Args:
+            model: A model that `misfit` has nothing against.
+            runners: All runners of the program; none is running. They keep their memory and forget captured runs.
+
+        Raises:
+            RefitError: It failed; program and runners must not be run any more.
+        """
+
+    def refitted_copy(self, model: bytes, device: Device) -> Program:
+        """Returns another program with the weights of `model`; this one stays as it is.
+
+        Raises:
+            EngineError: The copy cannot be loaded or refitted.
+        """
+
+
 class Engine(Protocol):
     """An accelerator library that builds ONNX models.
 
-    It may have a method `refused_nodes(model: bytes) -> Mapping[str, str]`, asked before nodes are claimed: the
-    nodes of a serialized ONNX model that it will not build, by name, with a reason each. There, weights are inputs or
-    zeros.
+    What it may have besides (docs/engines.md tells all of it at length):
+
+    * `refused_nodes(model: bytes) -> Mapping[str, str]`, asked before nodes are claimed: the nodes of a serialized ONNX
+      model that it will not build, by name, with a reason each. There, weights are inputs or zeros.
+    * `why_no_refit(options: Options, device: Device) -> str`: why engines built with these options for that device
+      cannot take new weights, or "". One without it cannot.
+    * `ask_again(device: Device) -> None`, called when one of its programs failed on a device: what it remembers of
+      `unusable` may not be true any more.
+    * `leave_behind() -> object`, called in the child of a fork: it forgets what cannot be used there, and returns what
+      must not be freed either.
+    * `runs_on: str`, "cpu" or "gpu" (taken where it says nothing): where it computes, whatever the arrays.
+    * `tolerance: float`, the largest relative error ||a - b|| / ||b|| against MXNet that is right for a network in
+      fp32; 1e-5 where it says nothing.
     """
 
     name: str
@@ -143,8 +193,11 @@ class Choice(NamedTuple):
     reasons: Mapping[str, str]
 
 
+DEFAULT_TOLERANCE = 1e-5
+
 _FACTORIES: dict[str, Callable[[], Engine]] = {}
 _LOADED: dict[str, Engine] = {}
+_lock = threading.RLock()  # an engine's constructor may ask the registry
 
 
 def register(name: str, factory: Callable[[], Engine]) -> None:
@@ -182,6 +235,23 @@ register("onnxruntime", _onnxruntime)
 _third_party_loaded = False
 
 
+@forks.in_child
+def _leave_behind() -> object:
+    global _lock
+    _lock = threading.RLock()  # a thread of the parent may have held it
+    left = []
+    for engine in _LOADED.values():
+        leave = getattr(engine, "leave_behind", None)
+        if leave is None:
+            continue
+        try:
+            left.append(leave())
+        except Exception:  # the others must be left behind all the same
+            _log.warning("engine %s failed in the child of a fork", engine.name, exc_info=True)
+            left.append(engine)
+    return left
+
+
 def _entry_points() -> Sequence[metadata.EntryPoint]:
     points: Any = metadata.entry_points()
     if hasattr(points, "select"):
@@ -192,29 +262,70 @@ def _entry_points() -> Sequence[metadata.EntryPoint]:
 def names() -> tuple[str, ...]:
     """Returns the names of all engines in the order of preference, third-party ones last."""
     global _third_party_loaded
-    if not _third_party_loaded:
-        _third_party_loaded = True
-        for point in _entry_points():
-            if point.name in _FACTORIES:
-                _log.warning("entry point %s (%s) is ignored: the engine name is taken", point.name, ENTRY_POINT_GROUP)
-            else:
-                # Loaded at first use: a broken third-party package must not stop the other engines.
-                register(point.name, lambda point=point: point.load()())  # type: ignore[misc]
-    return tuple(_FACTORIES)
+    with _lock:
+        if not _third_party_loaded:
+            # A package that is found twice, as one that is installed in two folders of the path, is one package.
+            for point in dict.fromkeys(_entry_points()):
+                if point.name in _FACTORIES or point.name == "auto":
+                    _log.warning("entry point %s (%s) is ignored: the engine name is taken", point, ENTRY_POINT_GROUP)
+                else:
+                    # Loaded at first use: a broken third-party package must not stop the other engines.
+                    register(point.name, lambda point=point: point.load()())  # type: ignore[misc]
+            _third_party_loaded = True
+        return tuple(_FACTORIES)
 
 
 def get(name: str) -> Engine:
     """Returns the engine called `name`.
 
     Raises:
-        EngineError: No engine has that name.
+        EngineError: No engine has that name, or the one that it stands for calls itself otherwise.
     """
     known = names()
     if name not in known:
-        raise EngineError(message(f"There is no engine '{name}'", required="one of " + ", ".join(known)))
-    if name not in _LOADED:
-        _LOADED[name] = _FACTORIES[name]()
-    return _LOADED[name]
+        raise EngineError(_unknown(name))
+    with _lock:
+        if name not in _LOADED:
+            engine = _FACTORIES[name]()
+            if engine.name != name:
+                raise EngineError(
+                    message(
+                        f"The entry point '{name}' of {ENTRY_POINT_GROUP} gives an engine of another name",
+                        found=engine.name,
+                        required=name,
+                        next_step="give the engine's attribute `name` and the entry point one name",
+                    )
+                )
+            _LOADED[name] = engine
+        return _LOADED[name]
+
+
+def _unknown(name: str) -> str:
+    return message(f"There is no engine '{name}'", required="one of " + ", ".join(names()))
+
+
+def tolerance(name: str) -> float:
+    """Returns the largest relative error that is right for the engine in fp32; see `Engine`."""
+    return float(getattr(get(name), "tolerance", DEFAULT_TOLERANCE))
+
+
+def runs_on_cpu(name: str) -> bool:
+    """Whether the engine computes on the CPU; one that cannot be loaded counts as one for GPUs, as others do."""
+    try:
+        return getattr(get(name), "runs_on", "gpu") == "cpu"
+    except Exception:  # why it cannot be loaded is told by `choose`
+        return False
+
+
+@contextmanager
+def replaced(name: str, engine: Engine) -> Iterator[None]:
+    """Puts another engine in the place of one for a block, in all threads."""
+    before = get(name)
+    _LOADED[name] = engine
+    try:
+        yield
+    finally:
+        _LOADED[name] = before
 
 
 def choose(wanted: str, device: Device) -> Choice:
@@ -229,8 +340,8 @@ def choose(wanted: str, device: Device) -> Choice:
         EngineError: No engine is called `wanted`.
     """
     known = names()
-    if wanted != "auto":
-        get(wanted)
+    if wanted not in ("auto", *known):
+        raise EngineError(_unknown(wanted))
     order = known if wanted == "auto" else (wanted, *(n for n in known if n != wanted))
     usable: list[Engine] = []
     reasons: dict[str, str] = {}
@@ -250,6 +361,19 @@ def choose(wanted: str, device: Device) -> Choice:
         else:
             reasons[name] = reason
     return Choice(tuple(usable), reasons)
+
+
+def skip_exit_handlers() -> None:
+    """Makes the exit of this process skip what C and C++ libraries have registered for it so far.
+
+    For `leave_behind` of an engine whose library would wait there for threads that the child of a fork does not have.
+
+    Raises:
+        NativeLibraryError: The native library of this package is missing.
+    """
+    from mxnet_trt_property import native
+
+    native.skip_exit_handlers()
 
 
 def check_precision(engine: str, options: Options, label: str) -> None:

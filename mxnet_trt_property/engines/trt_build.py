@@ -14,8 +14,11 @@ import itertools
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Protocol
 
+from mxnet_trt_property import building
+from mxnet_trt_property.engines import trt_progress
+from mxnet_trt_property.engines.trt_refit import Outline, outline
 from mxnet_trt_property.errors import EngineError, message
 
 _EXTRAS = {"tensorrt": "tensorrt-cu12", "tensorrt_rtx": "rtx-cu12"}
@@ -49,6 +52,17 @@ class Plan(NamedTuple):
     data: bytes
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    outline: Optional[Outline] = None  # of the model, where the engine was built to take new weights
+
+
+class Timings(Protocol):
+    """Measurements that outlive a build."""
+
+    def attach(self, config: Any) -> None:
+        """Gives them to the build with this config."""
+
+    def keep(self) -> None:
+        """Keeps what the build added."""
 
 
 class Library:
@@ -172,7 +186,13 @@ class Library:
         return 0 if flag is None else 1 << int(flag)
 
     def build(
-        self, model: bytes, label: str, workspace_bytes: int = 0, compute_capabilities: Sequence[str] = ()
+        self,
+        model: bytes,
+        label: str,
+        workspace_bytes: int = 0,
+        compute_capabilities: Sequence[str] = (),
+        refittable: bool = False,
+        timings: Optional[Timings] = None,
     ) -> Plan:
         """Builds the serialized ONNX `model`.
 
@@ -181,9 +201,12 @@ class Library:
             label: What the model is, in messages.
             workspace_bytes: The most scratch memory of the engine; 0 leaves it to the library.
             compute_capabilities: The GPUs to build for, such as "8.6" (TensorRT-RTX); empty for its default.
+            refittable: Whether the engine shall be able to take new weights (BuilderFlag.REFIT).
+            timings: Measurements of earlier builds, to which this one adds its own.
 
         Raises:
             EngineError: The parser refused nodes, or the build failed.
+            BuildInterruptedError: The build of this thread (`building.current`) was stopped.
         """
         trt = self.module()
         with self._build_lock:  # builders share the logger: one at a time keeps each one's words apart
@@ -201,13 +224,22 @@ class Library:
             if workspace_bytes:
                 config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
             self._target(config, compute_capabilities)
+            if refittable:
+                config.set_flag(trt.BuilderFlag.REFIT)
+            if timings is not None:
+                timings.attach(config)
             # Names and order are taken from the network: the engine may drop or reorder them.
             inputs = tuple(_spec(network.get_input(i), label) for i in range(network.num_inputs))
             outputs = tuple(_spec(network.get_output(i), label) for i in range(network.num_outputs))
+            build = trt_progress.attach(trt, config)
             data = builder.build_serialized_network(network, config)
+            if build is not None and build.is_stopped():
+                raise building.error(label)  # also where it had passed its last step: the user wants out
             if data is None:
                 raise _error(what, self.words(mark))
-            return Plan(bytes(data), inputs, outputs)
+            if timings is not None:
+                timings.keep()
+            return Plan(bytes(data), inputs, outputs, outline(model) if refittable else None)
 
     def refused_nodes(self, model: bytes) -> dict[str, str]:
         """Returns the nodes of the serialized ONNX `model` that the parser refuses, by name, with its reasons.
@@ -326,15 +358,15 @@ class Library:
             return ""
         return f" ({', '.join(names)})" if names else ""
 
-    def context(self, engine: Any, what: str) -> Any:
-        """Returns a new execution context of `engine`.
+    def context(self, engine: Any, what: str, config: Optional[Any] = None) -> Any:
+        """Returns a new execution context of `engine`, made with a runtime config where one is given.
 
         Raises:
             EngineError: It cannot be made, for lack of memory for instance.
         """
         mark = self.mark()
         try:
-            context = engine.create_execution_context()
+            context = engine.create_execution_context(*([] if config is None else [config]))
         except Exception as error:
             raise EngineError(message(what, found=f"{error} ({self.words(mark)})")) from error
         if context is None:

@@ -12,7 +12,7 @@ import functools
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
 
 from mxnet_trt_property import cuda_graph, native
 from mxnet_trt_property.cuda_driver import CudaError, Driver
@@ -34,8 +34,38 @@ PIN_FROM_BYTES = 32768
 # started before the program's last reader of that array is done (mxtrt_state_begin).
 PIN_OUTPUTS_FROM_BYTES = 1 << 20
 
-# Held while a stream is captured and while a device is waited for: waiting for a device spoils a capture on it.
-CAPTURE_LOCK = threading.Lock()
+
+class CaptureLock:
+    """Held while a stream is captured and while a device is waited for: waiting for a device spoils a capture on it.
+
+    The collector may free a runner at any point of a capture, in the very thread that holds the lock: `defer` leaves
+    such work to the end of the capture.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder = 0
+        self._later: list[Callable[[], None]] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+
+    def __exit__(self, *error: object) -> None:
+        self._holder = 0
+        self._lock.release()
+        while self._later:
+            self._later.pop()()
+
+    def defer(self, work: Callable[[], None]) -> bool:
+        """Keeps work for when the lock is free, if this thread holds it; returns whether it does."""
+        held = self._holder == threading.get_ident()
+        if held:
+            self._later.append(work)
+        return held
+
+
+CAPTURE_LOCK = CaptureLock()
 
 _pins: dict[tuple[int, int], int] = {}
 _pins_lock = threading.Lock()
@@ -74,6 +104,14 @@ class Copy:
         self.nbytes = nbytes
 
 
+class EarlyStart(NamedTuple):
+    """What runs on GPU arrays need to start before MXNet's stream gets to them; see MxtrtReplaySpec in cpp/bridge.h."""
+
+    stream: int
+    done: int
+    idle: int
+
+
 class CapturedRun:
     """An executable graph with the copies around it.
 
@@ -85,6 +123,8 @@ class CapturedRun:
         inputs: A Copy for each input that the engine has, with its position among the caller's inputs.
         outputs: The same for outputs.
         pinned: (address, bytes) of what was pinned for this run.
+        early: What the runs of its runner need for one of them to start early.
+        starts_early: Whether this is the one.
     """
 
     def __init__(
@@ -96,7 +136,11 @@ class CapturedRun:
         inputs: Sequence[tuple[int, Copy]],
         outputs: Sequence[tuple[int, Copy]],
         pinned: Sequence[tuple[int, int]],
+        early: Optional[EarlyStart],
+        starts_early: bool,
     ) -> None:
+        self._early = early
+        self._starts_early = starts_early
         self._driver = driver
         self._gpu_index = gpu_index
         self._graph = graph
@@ -120,12 +164,18 @@ class CapturedRun:
                 address_of("cuGraphLaunch"),
                 address_of("cuStreamSynchronize"),
                 address_of("cuMemcpyDtoDAsync_v2"),
+                address_of("cuEventRecord"),
+                address_of("cuStreamWaitEvent"),
             )
+            early = self._early or EarlyStart(0, 0, 0)
             spec = native.CReplaySpec(
                 cuda,
                 self._driver.primary_context(self._gpu_index),
                 self._graph,
                 self._stream or None,
+                (early.stream if self._starts_early else 0) or None,
+                early.done or None,
+                early.idle or None,
                 ins,
                 outs,
                 len(self._inputs),
@@ -161,7 +211,7 @@ class CapturedRun:
 
 
 def replayer(
-    captured: CapturedRun, inputs: Sequence[int], outputs: Sequence[int], stream: int, label: str
+    driver: Driver, captured: CapturedRun, inputs: Sequence[int], outputs: Sequence[int], stream: int, label: str
 ) -> Callable[[], None]:
     """Returns a function that replays a captured run on fixed arrays and does nothing else.
 
@@ -178,7 +228,10 @@ def replayer(
     def replay() -> None:
         if captured.is_closed:
             raise EngineError(message(f"{label} could not be replayed", found="its captured run was closed"))
-        if run(c_handle, ins, outs, c_stream) != native.OK:
+        status = run(c_handle, ins, outs, c_stream)
+        if status < 0:
+            driver.check(-status, f"replaying the captured run of {label}")
+        if status != native.OK:
             raise EngineError(message(f"{label} could not be replayed", found=(library.mxtrt_error() or b"").decode()))
 
     return replay
@@ -198,18 +251,22 @@ class Captures:
         self._label = label
         self._stable: frozenset[int] = frozenset()
         self._stream = 0
+        self._early: Optional[EarlyStart] = None
         self._possible = True
 
     def set_stable(self, addresses: Iterable[int]) -> None:
-        """Replaces the host addresses whose arrays stay, and forgets the runs that work on the old ones in place."""
-        gone = [run for run in self.runs if run.in_place]
+        """Replaces the addresses whose arrays stay, and forgets the runs that work on the old ones in place."""
+        self._forget([run for run in self.runs if run.in_place])
+        self._stable = frozenset(addresses)
+
+    def _forget(self, runs: Iterable[CapturedRun]) -> None:
+        gone = tuple(runs)
         if gone:
             with CAPTURE_LOCK:
                 self._driver.synchronize_device()
         for run in gone:
             self.runs.remove(run)
             run.close()
-        self._stable = frozenset(addresses)
 
     def replayer(
         self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int
@@ -219,7 +276,7 @@ class Captures:
         addresses = {*ins, *outs}
         for run in self.runs:
             if run.in_place <= addresses:
-                return replayer(run, ins, outs, stream, self._label)
+                return replayer(self._driver, run, ins, outs, stream, self._label)
         return None
 
     def capture(self, runner: TensorRTRunner) -> None:
@@ -240,6 +297,11 @@ class Captures:
         """Frees everything. The device must be current and no replay under way."""
         while self.runs:
             self.runs.pop().close()
+        if self._early is not None:
+            early, self._early = self._early, None
+            self._driver.stream_destroy(early.stream)
+            self._driver.event_destroy(early.done)
+            self._driver.event_destroy(early.idle)
         if self._stream:
             stream, self._stream = self._stream, 0
             self._driver.stream_destroy(stream)
@@ -267,26 +329,43 @@ class Captures:
         if not all(run.in_place for run in self.runs):
             return
         in_place = {i: slot.array for i, slot in enumerate(runner.slots) if slot.bound and slot.nbytes}
+        arrays = {i: address for i, address in in_place.items() if runner.slots[i].is_input}
+        # One that reads arrays which stay, and writes memory of the runner's, may start before MXNet's stream is there.
+        starts_early = self._early is None and self._stable.issuperset(arrays.values()) and bool(self._stable)
+        if starts_early:
+            # Every run of the runner has to tell when its memory is free again: those from before cannot.
+            self._forget(self.runs)
+            driver = self._driver
+            self._early = EarlyStart(driver.stream_create(), driver.event_create(), driver.event_create())
         if len(self.runs) >= _MOST_IN_PLACE:
             runner.use_own_memory()
             in_place = {}
         self.runs.append(self._capture(runner, in_place, 0, ()))
+        if starts_early:
+            runner.use_own_memory(inputs=False)
+            self.runs.append(self._capture(runner, arrays, 0, (), starts_early=True))
 
     def _capture(
-        self, runner: TensorRTRunner, in_place: Mapping[int, int], stream: int, pinned: Sequence[tuple[int, int]]
+        self,
+        runner: TensorRTRunner,
+        in_place: Mapping[int, int],
+        stream: int,
+        pinned: Sequence[tuple[int, int]],
+        starts_early: bool = False,
     ) -> CapturedRun:
         """Captures the runner's `enqueue`: the slots of `in_place` on their arrays, all others on staging memory."""
         slots = runner.slots
         host = runner.host_arrays
         staging = [slot.pinned if host else slot.own for slot in slots]
-        # In a run of moving GPU arrays the copies come from C++, which knows where the arrays are.
-        copies = host or bool(in_place)
+        # Copies of GPU arrays that are not in place come from C++, which knows where the arrays are.
+        copies_in = host or bool(in_place)
+        copies_out = copies_in and not starts_early
         for i, address in in_place.items() if host else ():
             slots[i].pinned = address
         try:
             with CAPTURE_LOCK:
                 target = stream or self._stream
-                work = functools.partial(runner.enqueue_parts, target, copies)
+                work = functools.partial(runner.enqueue_parts, target, copies_in, copies_out)
                 graph = cuda_graph.capture(self._driver, target, work, full_edges=runner.kernels_overlap_wrongly)
         except BaseException:
             for address, nbytes in pinned:
@@ -302,4 +381,4 @@ class Captures:
                 found[0 if slot.is_input else 1].append(
                     (position, Copy(in_place.get(i, 0), staging[i], slot.nbytes)),
                 )
-        return CapturedRun(self._driver, self._gpu_index, graph, stream, *found, pinned)
+        return CapturedRun(self._driver, self._gpu_index, graph, stream, *found, pinned, self._early, starts_early)

@@ -27,10 +27,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
+from mxnet_trt_property.cache.build import Shelf
 from mxnet_trt_property.cuda_driver import CudaError, Driver
-from mxnet_trt_property.engines import trt_graph
-from mxnet_trt_property.engines.registry import Buffer, Device, check_buffer, check_count
+from mxnet_trt_property.engines import trt_graph, trt_refit
+from mxnet_trt_property.engines.registry import Buffer, Device, RefitError, Runner, check_buffer, check_count
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
+from mxnet_trt_property.engines.trt_packing import Kernels, kernels_of
 from mxnet_trt_property.errors import EngineError, message
 
 # TensorRT-RTX launches kernels so that one may start before the one in front of it has ended. On GPUs that it is not
@@ -42,12 +44,27 @@ ALIGNMENT = 256  # of addresses given to TensorRT, in bytes
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int32": 4, "int64": 8, "bool": 1, "uint8": 1}
 
 
-class TensorRTProgram:
-    """A serialized engine, and the engines made of it on each device it is used on."""
+def kernels_overlap_wrongly(library: Library, driver: Driver, gpu_index: int) -> bool:
+    """Whether the library's kernels must be kept from starting before the one in front of them has ended."""
+    return library.title == "TensorRT-RTX" and driver.device_info(gpu_index).compute_capability[0] in _OVERLAP_WRONGLY
 
-    def __init__(self, library: Library, driver: Driver, plan: Plan, label: str) -> None:
+
+class TensorRTProgram:
+    """A serialized engine, and the engines made of it on each device it is used on.
+
+    Attributes:
+        size_bytes: The size of the serialized engine.
+        plan: The serialized engine; its weights are those of the build, also after a refit.
+        no_refit: Why it cannot take new weights, or "".
+    """
+
+    def __init__(self, library: Library, driver: Driver, plan: Plan, label: str, shelf: Optional[Shelf] = None) -> None:
+        """Makes the program of a plan; what its GPUs compile is kept on `shelf`."""
         self.size_bytes = len(plan.data)
+        self._shelf = shelf
         self.plan = plan
+        self.no_refit = "" if plan.outline is not None else "it was built without the means to change its weights"
+        self._refitted_on: Optional[int] = None
         self._library = library
         self._driver = driver
         self._label = label
@@ -66,7 +83,15 @@ class TensorRTProgram:
                 raise EngineError(message(f"The {self._library.title} program of {self._label} is closed"))
             loaded = self._engines.get(gpu_index)
             if loaded is None:
-                loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label)
+                if self._refitted_on is not None:
+                    raise EngineError(
+                        message(
+                            f"The engine of {self._label} cannot be loaded on GPU {gpu_index}",
+                            found=f"new weights, which were given to it on GPU {self._refitted_on} only",
+                            next_step="build it again for that GPU",
+                        )
+                    )
+                loaded = _LoadedEngine(self._library, self._driver, self.plan, gpu_index, self._label, self._shelf)
                 self._engines[gpu_index] = loaded
             return loaded
 
@@ -78,6 +103,58 @@ class TensorRTProgram:
         """
         return TensorRTRunner(self.load(device.gpu_index), device.kind == "cpu")
 
+    def check_refittable(self, gpu_index: int) -> None:
+        """Refuses an engine that was built to take new weights and cannot take all of them.
+
+        Raises:
+            RefitError: It does not list each weight of its model.
+        """
+        loaded = self.load(gpu_index)
+        assert self.plan.outline is not None
+        what = f"{self._library.full_name} cannot give the engine of {self._label} new weights"
+        with self._driver.on_device(gpu_index):
+            trt_refit.check_covered(self._library, loaded.engine, self.plan.outline, what)
+
+    def misfit(self, model: bytes) -> str:
+        """Returns why the engine cannot take the weights of the serialized ONNX `model`, or ""."""
+        if self.no_refit:
+            return self.no_refit
+        assert self.plan.outline is not None
+        return self.plan.outline.misfit(trt_refit.outline(model))
+
+    def refit(self, model: bytes, runners: Sequence[Runner]) -> None:
+        """Gives the engine the weights of `model` in place; see `RefittableProgram.refit`.
+
+        Raises:
+            RefitError: It failed; program and runners must not be run any more.
+        """
+        with self._lock:
+            if len(self._engines) != 1:
+                found = f"{len(self._engines)} devices that it is loaded on"
+                raise RefitError(message(f"The engine of {self._label} takes no new weights", found=found))
+            gpu_index, loaded = next(iter(self._engines.items()))
+            self._refitted_on = gpu_index
+            what = f"{self._library.full_name} cannot give the engine of {self._label} new weights"
+            with self._driver.on_device(gpu_index):
+                # Work of a runner may be queued on a stream of MXNet's, and a refit must find none.
+                with trt_graph.CAPTURE_LOCK:
+                    self._driver.synchronize_device()
+                for runner in runners:
+                    assert isinstance(runner, TensorRTRunner)
+                    runner.forget_captures()
+                trt_refit.refit(self._library, loaded.engine, model, what)
+
+    def refitted_copy(self, model: bytes, device: Device) -> TensorRTProgram:
+        """Returns another program with the weights of `model`; this one stays as it is.
+
+        Raises:
+            EngineError: The copy cannot be loaded or refitted.
+        """
+        made = TensorRTProgram(self._library, self._driver, self.plan, self._label)
+        made.load(device.gpu_index)
+        made.refit(model, ())
+        return made
+
     def close(self) -> None:
         """Unloads the engine from all devices; one that a runner still uses goes with that runner."""
         with self._lock:
@@ -87,19 +164,22 @@ class TensorRTProgram:
 class _LoadedEngine:
     """An engine on one device, and how its tensors map to the model's inputs and outputs."""
 
-    def __init__(self, library: Library, driver: Driver, plan: Plan, gpu_index: int, label: str) -> None:
+    def __init__(
+        self, library: Library, driver: Driver, plan: Plan, gpu_index: int, label: str, shelf: Optional[Shelf]
+    ) -> None:
         self.library = library
         self.driver = driver
         self.gpu_index = gpu_index
         self.label = label
         self.inputs = plan.inputs
         self.outputs = plan.outputs
-        capability = driver.device_info(gpu_index).compute_capability
-        self.kernels_overlap_wrongly = library.title == "TensorRT-RTX" and capability[0] in _OVERLAP_WRONGLY
+        self.kernels_overlap_wrongly = kernels_overlap_wrongly(library, driver, gpu_index)
         what = f"{library.full_name} cannot load the engine of {label} on GPU {gpu_index}"
         with driver.on_device(gpu_index):
             self.runtime, self.engine = library.load(plan.data, what)
+            self.kernels: Optional[Kernels] = None
             try:
+                self.kernels = kernels_of(library, self.engine, driver, gpu_index, shelf)
                 self.bound = {self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)}
                 for spec in (*plan.inputs, *plan.outputs):
                     self._check(spec, spec in plan.outputs)
@@ -126,6 +206,7 @@ class _LoadedEngine:
     def close(self) -> None:
         """Drops the engine; execution contexts that exist keep it alive."""
         with contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
+            self.kernels = None
             self.engine = None
             self.runtime = None
 
@@ -168,12 +249,15 @@ class _Resources:
         self.driver = engine.driver
         self.gpu_index = engine.gpu_index
         self.context: Optional[Any] = None
+        self.kernels: Optional[Kernels] = None  # must outlive the context
         self.stream = 0
         self.captures = trt_graph.Captures(engine.driver, engine.gpu_index, engine.label)
         self.device_memory: list[int] = []
         self.pinned_memory: list[int] = []
 
     def close(self) -> None:
+        if trt_graph.CAPTURE_LOCK.defer(self.close):
+            return
         # A driver that is gone, as at the very end of a process, has freed everything itself.
         with self.lock, contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
             # A failed kernel must not keep the rest from being freed.
@@ -181,12 +265,17 @@ class _Resources:
                 # All streams of the device: the last run may be under way on a caller's stream, and that stream
                 # may have been destroyed since, so it cannot be asked.
                 self.driver.synchronize_device()
-            self.captures.close()
-            self.context = None
-            while self.device_memory:
-                self.driver.free(self.device_memory.pop())
-            while self.pinned_memory:
-                self.driver.host_free(self.pinned_memory.pop())
+            with contextlib.suppress(CudaError):
+                self.captures.close()
+            self.context = self.kernels = None
+            for free, addresses in (
+                (self.driver.free, self.device_memory),
+                (self.driver.host_free, self.pinned_memory),
+            ):
+                while addresses:
+                    address = addresses.pop()
+                    with contextlib.suppress(CudaError):
+                        free(address)
             if self.stream:
                 stream, self.stream = self.stream, 0
                 self.driver.stream_destroy(stream)
@@ -221,7 +310,12 @@ class TensorRTRunner:
     def _allocate(self) -> None:
         resources, engine = self._resources, self._engine
         what = f"{engine.library.full_name} cannot make an execution context for {engine.label}"
-        resources.context = engine.library.context(engine.engine, what)
+        kernels = resources.kernels = engine.kernels
+        config = None if kernels is None else kernels.config()
+        resources.context = engine.library.context(engine.engine, what, config)
+        del config  # before the engine, which it refers to
+        if kernels is not None:
+            kernels.keep()
         if not self._host_arrays:
             return
         resources.stream = self._driver.stream_create()
@@ -298,13 +392,21 @@ class TensorRTRunner:
             return [c.handle(input_positions) for c in self._resources.captures.runs]
 
     def pin(self, addresses: Iterable[int]) -> None:
-        """Takes the caller's word that arrays at these host addresses stay until `unpin`: they are copied in place."""
+        """Takes the caller's word that arrays at these addresses stay until `unpin`."""
         with self._resources.lock, self._driver.on_device(self._engine.gpu_index):
             self._resources.captures.set_stable(addresses)
 
     def unpin(self) -> None:
         """Forgets captured runs that work on arrays in place; call before such an array is freed."""
         self.pin(())
+
+    def forget_captures(self) -> None:
+        """Frees the captured runs; the next run is captured anew. The device must be current and nothing under way.
+
+        TensorRT says that execution contexts stay valid in a refit, and nothing of graphs captured before.
+        """
+        with self._resources.lock:
+            self._resources.captures.close()
 
     def bare(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int = 0) -> Callable[[], None]:
         """Returns a function that replays the run on these arrays and does nothing else; `run` them once before.
@@ -318,10 +420,14 @@ class TensorRTRunner:
             raise EngineError(message(f"{self._engine.label} has no captured run", next_step="call run() first"))
         return replay
 
-    def use_own_memory(self) -> None:
-        """Gives the execution context device memory of the runner's for every tensor, until the next `prepare()`."""
+    def use_own_memory(self, inputs: bool = True) -> None:
+        """Gives the execution context device memory of the runner's for the outputs, until the next `prepare()`.
+
+        Args:
+            inputs: Whether the inputs get such memory as well.
+        """
         for slot in self.slots:
-            if slot.bound:
+            if slot.bound and (inputs or not slot.is_input):
                 self._give(slot, self._own(slot))
         self._prepared = None
 
@@ -334,12 +440,12 @@ class TensorRTRunner:
         Raises:
             EngineError: The library or the driver refused.
         """
-        self.enqueue_parts(stream, copies=True)
+        self.enqueue_parts(stream, copies_in=True, copies_out=True)
 
-    def enqueue_parts(self, stream: int, copies: bool) -> None:
+    def enqueue_parts(self, stream: int, copies_in: bool, copies_out: bool) -> None:
         """Does what `enqueue` does, without the copies where they are not wanted."""
         for slot in self.slots:
-            if copies and slot.is_input and slot.own and slot.nbytes:
+            if copies_in and slot.is_input and slot.own and slot.nbytes:
                 if self._host_arrays:
                     self._driver.copy_to_device(slot.own, slot.pinned, slot.nbytes, stream)
                 elif slot.given == slot.own:
@@ -355,7 +461,7 @@ class TensorRTRunner:
                 )
             )
         for slot in self.slots:
-            if copies and not slot.is_input and slot.own and slot.nbytes:
+            if copies_out and not slot.is_input and slot.own and slot.nbytes:
                 if self._host_arrays:
                     self._driver.copy_to_host(slot.pinned, slot.own, slot.nbytes, stream)
                 elif slot.given == slot.own:

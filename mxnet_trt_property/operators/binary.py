@@ -30,8 +30,19 @@ def _composed(write: Callable[[str, str, OnnxWriter], str]) -> Binary:
 
 
 def _extremum(op_type: str) -> Binary:
-    """Returns Max or Min; ONNX Runtime 1.19 writes beyond its memory where both sides are broadcast in float16."""
-    return _composed(lambda a, b, w: w.node(op_type, [a, b]))
+    """Returns the larger or smaller one, as MXNet has it: a NaN on either side is the result.
+
+    ONNX's Max and Min say nothing of NaN, and TensorRT takes the other side.
+    """
+    better = {"Max": "Greater", "Min": "Less"}[op_type]
+
+    def write(a: str, b: str, dtype: np.dtype[Any], w: OnnxWriter) -> str:
+        wins = w.node(better, [a, b])
+        if dtype in FLOATS:
+            wins = w.node("Or", [wins, w.node("Not", [w.node("Equal", [a, a])])])
+        return w.node("Where", [wins, a, b])
+
+    return write
 
 
 def mod(a: str, b: str, dtype: np.dtype[Any], w: OnnxWriter) -> str:
@@ -92,7 +103,7 @@ def power_by_constant(x: str, exponent: float, dtype: np.dtype[Any], w: OnnxWrit
 
 def _hypot(a: str, b: str, w: OnnxWriter) -> str:
     a, b = w.node("Abs", [a]), w.node("Abs", [b])
-    larger, smaller = w.node("Max", [a, b]), w.node("Min", [a, b])
+    larger, smaller = (_extremum(kind)(a, b, FLOAT32, w) for kind in ("Max", "Min"))
     ratio = w.node("Div", [smaller, larger])
     root = w.node("Sqrt", [w.node("Add", [w.node("Mul", [ratio, ratio]), w.scalar(1, FLOAT32)])])
     is_zero = w.node("Equal", [larger, w.scalar(0, FLOAT32)])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from mxnet_trt_property.operators.unary import FUNCTIONS
 
 # More rows of the table of maxima than this are not addressed by int32 and do not fit a GPU's memory.
 _MOST_ELEMENTS = 2**29
+
+# Regions up to this many pixels of the feature map have their bins from a table.
+_TABLED_EXTENTS = 4096
 
 
 @dataclass(frozen=True)
@@ -187,21 +190,43 @@ def _maxima(data: str, node: NodeInfo, w: OnnxWriter) -> str:
     lowest = w.scalar(float(np.finfo(FLOAT32).min), FLOAT32)
     # MXNet starts with this number and takes what is greater: so it never takes NaN.
     clean = w.node("Where", [w.node("Greater", [data, lowest]), data, lowest])
-    tables = []
-    for rows in _doublings(w.transpose(clean, (0, 2, 3, 1)), 1, height, w):
-        tables += _doublings(rows, 2, width, w)
+    # Poolings, and not maxima of shifted copies: TensorRT fuses those into one kernel that takes minutes to compile.
+    tables = [
+        _windows(rows, 1, level, w)
+        for rows in (_windows(clean, 0, level, w) for level in range(_levels(height)))
+        for level in range(_levels(width))
+    ]
+    table = w.node("Concat", tables, axis=0) if len(tables) > 1 else tables[0]
     count = len(tables) * batch * height * width
-    return w.reshape(w.node("Concat", tables, axis=0) if len(tables) > 1 else tables[0], (count, channels))
+    return w.reshape(w.transpose(table, (0, 2, 3, 1)), (count, channels))
 
 
-def _doublings(data: str, axis: int, size: int, w: OnnxWriter) -> list[str]:
-    """Returns the data, its maxima over 2 neighbours of an axis, over 4, and so on, all of the data's shape."""
-    found = [data]
-    for level in range(1, _levels(size)):
-        shift = np.minimum(np.arange(size) + 2 ** (level - 1), size - 1)
-        moved = w.node("Gather", [found[-1], w.constant(shift)], axis=axis)
-        found.append(w.node("Max", [found[-1], moved]))
-    return found
+def _windows(data: str, axis: int, level: int, w: OnnxWriter) -> str:
+    """Returns the maxima of 2^level neighbours of an axis, each in the place of the first, in the data's shape."""
+    if level == 0:
+        return data
+    kernel, pads = [1, 1], [0, 0, 0, 0]
+    kernel[axis] = 2**level
+    pads[2 + axis] = 2**level - 1
+    return w.node("MaxPool", [data], kernel_shape=kernel, pads=pads, strides=[1, 1])
+
+
+def _edges(extent: str, number: np.ndarray[Any, Any], count: int, rounding: str, w: OnnxWriter) -> str:
+    """Returns the edges of bins, counted from the region's: (regions, bins), for whole extents (regions, 1).
+
+    An edge is a quotient and a product, both rounded to float32, and then rounded to a pixel: one that should be whole
+    may come out above or below. An engine that divides in another way would move it by a pixel, so the edges of all
+    extents that occur are looked up.
+    """
+    sizes = np.arange(_TABLED_EXTENTS, dtype=FLOAT32)[:, None]
+    products = sizes / FLOAT32.type(count) * number
+    known = np.floor(products) if rounding == "Floor" else np.ceil(products)
+    last = w.scalar(_TABLED_EXTENTS - 1, FLOAT32)
+    place = w.reshape(w.cast(w.node("Min", [extent, last]), INT32), (-1,))
+    found = w.node("Gather", [w.constant(known.astype(FLOAT32)), place], axis=0)
+    bin_size = w.node("Div", [extent, w.scalar(count, FLOAT32)])
+    computed = w.node(rounding, [w.node("Mul", [bin_size, w.constant(number)])])
+    return w.node("Where", [w.node("LessOrEqual", [extent, last]), found, computed])
 
 
 def _bins(params: ROIPoolingParameters, rois: str, axis: int, size: int, w: OnnxWriter) -> tuple[str, str, str, str]:
@@ -219,10 +244,9 @@ def _bins(params: ROIPoolingParameters, rois: str, axis: int, size: int, w: Onnx
     start, end = (w.node("Where", [is_region, edge, zero]) for edge in (start, end))
     extent = w.node("Max", [w.node("Add", [w.node("Sub", [end, start]), one]), one])
     count = params.pooled_size[axis]
-    bin_size = w.node("Div", [extent, w.scalar(count, FLOAT32)])
     edges = []
     for number, rounding in ((np.arange(count), "Floor"), (np.arange(count) + 1, "Ceil")):
-        edge = w.node(rounding, [w.node("Mul", [bin_size, w.constant(number.astype(FLOAT32))])])
+        edge = _edges(extent, number.astype(FLOAT32), count, rounding, w)
         edges.append(w.node("Min", [w.node("Max", [w.node("Add", [edge, start]), zero]), last]))
     first, after = edges
     length = w.node("Sub", [after, first])

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from mxnet_trt_property import cuda_driver
+from mxnet_trt_property import cuda_driver, programs
 from mxnet_trt_property.cuda_driver import Driver
-from mxnet_trt_property.engines import trt
+from mxnet_trt_property.engines import registry, trt
 from tests.engines import fake_tensorrt
 
 HERE = Path(__file__).parent
@@ -32,11 +32,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def fake_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compiled fake CUDA driver with two devices."""
+    return compile_fake(tmp_path_factory.mktemp("cuda") / "libfakecuda.so")
+
+
+def compile_fake(target: Path, *options: str) -> Path:
+    """Compiles the fake CUDA driver and returns `target`."""
     compiler = shutil.which("gcc") or shutil.which("cc") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C compiler to build the fake CUDA driver with")
-    target = tmp_path_factory.mktemp("cuda") / "libfakecuda.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", target, HERE / "fake_cuda.c"], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-pthread", *options, "-o", target, HERE / "fake_cuda.c"], check=True
+    )
     return target
 
 
@@ -64,6 +70,10 @@ class FakeCuda(NamedTuple):
         """Returns how many host arrays are pinned in place."""
         return int(self.library.fake_pins())
 
+    def used_on(self, device: int) -> int:
+        """Returns how many bytes are allocated on a device."""
+        return int(self.library.fake_used_on(device))
+
     def copies(self) -> int:
         """Returns how many copies were made so far."""
         return int(self.library.fake_copies())
@@ -75,9 +85,10 @@ def cuda(fake_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCu
     monkeypatch.delenv("FAKE_CUDA_MODE", raising=False)
     fake = FakeCuda(Driver(str(fake_library)), ctypes.CDLL(str(fake_library)), str(fake_library))
     fake_tensorrt.State.record = fake.library.fake_record
+    fake_tensorrt.State.device = fake.library.fake_current_device
     before = fake.live()
     yield fake
-    fake_tensorrt.State.record = None
+    fake_tensorrt.State.record = fake_tensorrt.State.device = None
     assert fake.depth() == 0, "a context was pushed and not popped"
     assert fake.live() == before, "device memory, pinned memory or streams were not freed"
 
@@ -92,3 +103,15 @@ def fake_module() -> str:
 def engine(cuda: FakeCuda, fake_module: str) -> trt.TensorRTEngine:
     """The engine over a fake library and a fake driver."""
     return trt.TensorRTEngine("tensorrt", fake_module, cuda.driver)
+
+
+@pytest.fixture
+def in_executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Makes the fake TensorRT the engine of executors."""
+    programs.clear()
+    gc.collect()
+    monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
+    yield
+    gc.collect()
+    programs.clear()
+    gc.collect()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import functools
+import hashlib
 import sys
 import types
 from typing import Any, Optional
@@ -33,6 +35,7 @@ DataType: Any = enum.IntEnum(
 TensorLocation: Any = enum.IntEnum("TensorLocation", {"DEVICE": 0, "HOST": 1})
 ActivationType = enum.IntEnum("ActivationType", {"RELU": 0})
 MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
+BuilderFlag = enum.IntEnum("BuilderFlag", {"REFIT": 2, "STRIP_PLAN": 13})
 NetworkDefinitionCreationFlag = enum.IntEnum(
     "NetworkDefinitionCreationFlag", {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
 )
@@ -52,10 +55,23 @@ class State:
 
     refuses_gpu = False
     enqueue_fails = False
+    build_fails = False
+    no_context = False  # for lack of memory
+    cannot_build_refittable = False
+    refit_fails = False  # having changed half of the weights
+    hidden_weights: tuple[str, ...] = ()  # which a refittable engine has folded into something else
+    builds = 0
+    refits = 0
+    misplaced = 0  # contexts and engines that were freed while another device than theirs, or none, was current
     executions = 0
     live_contexts = 0
+    plans = 0  # that were built, the probes among them
+    timed = 0  # kernels whose time was taken
+    compiled = 0  # kernels of TensorRT-RTX
+    refuses_kernels = False
     flags: Optional[int] = None
     workspace: Optional[int] = None
+    device: Any = None  # fake_current_device of the fake driver
     record: Any = None  # fake_record of the fake driver: true where it kept the work for a graph
 
 
@@ -115,9 +131,67 @@ class OnnxParser:
         return True
 
 
+class IProgressMonitor:
+    """Is told how far a build is."""
+
+
+class _Bytes:
+    """What the library keeps between processes: one mark for each thing in it."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+
+    def serialize(self) -> bytes:
+        return self.data
+
+    def add(self, what: bytes) -> bool:
+        """Adds a thing; returns whether it was new."""
+        mark = hashlib.sha256(what).digest()
+        new = mark not in self.data
+        self.data += mark if new else b""
+        return new
+
+
+class IRuntimeCache(_Bytes):
+    """Kernels, as TensorRT-RTX keeps them."""
+
+    def deserialize(self, data: Any) -> bool:
+        if State.refuses_kernels or len(data) % 32:
+            return False
+        self.data = bytes(data)
+        return True
+
+
+class _RuntimeConfig:
+    cache: Optional[IRuntimeCache] = None
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class _Config:
+    progress_monitor: Any = None
+    timings: Optional[_Bytes] = None
+
+    def __init__(self) -> None:
+        self.flags: set[Any] = set()
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.add(flag)
+
     def set_memory_pool_limit(self, kind: Any, value: int) -> None:
         State.workspace = value
+
+    def create_timing_cache(self, data: Any) -> _Bytes:
+        return _Bytes(bytes(data))
+
+    def set_timing_cache(self, cache: _Bytes, ignore_mismatch: bool) -> bool:
+        self.timings = cache
+        return True
 
 
 class Builder:
@@ -133,11 +207,43 @@ class Builder:
     def create_builder_config(self) -> _Config:
         return _Config()
 
-    def build_serialized_network(self, network: _Network, config: Any) -> bytes:
+    def build_serialized_network(self, network: _Network, config: _Config) -> Optional[bytes]:
+        State.builds += 1
+        State.plans += 1
+        if config is not None and config.timings is not None:
+            State.timed += config.timings.add(b"the only kernel")
+        monitor = config.progress_monitor
+        if monitor is not None:
+            monitor.phase_start("Building", None, 4)
+            if not all(monitor.step_complete("Building", step) for step in range(4)):
+                return None
+            monitor.phase_finish("Building")
+        refittable = BuilderFlag.REFIT in config.flags
+        if State.build_fails or (refittable and State.cannot_build_refittable):
+            self._logger.log(Severity.ERROR, "the fake builder was told to fail")
+            return None
+        network.model.doc_string = "refittable" if refittable else ""
         return bytes(network.model.SerializeToString())
 
 
 _Work = ctypes.CFUNCTYPE(None)
+
+
+def _note_device(device: int) -> None:
+    if State.device is not None and State.device() != device:
+        State.misplaced += 1
+
+
+def _compute(engine: Any, addresses: dict[str, int]) -> None:
+    arrays = {n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in addresses.items()}
+    feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
+    for value in engine.session.get_inputs():
+        if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
+            feeds[value.name] = np.zeros(value.shape, np.float32)
+    names = [value.name for value in engine.session.get_outputs()]
+    for name, result in zip(names, engine.session.run(names, feeds)):
+        arrays[name][...] = result
+    State.executions += 1
 
 
 class _Context:
@@ -149,6 +255,7 @@ class _Context:
 
     def __del__(self) -> None:
         State.live_contexts -= 1
+        _note_device(self._engine.device)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if address == 0 or address % 256:
@@ -158,40 +265,38 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
+        if State.device is not None and State.device() != self._engine.device:
+            self._engine.logger.log(Severity.ERROR, "the engine was loaded on another device")
+            return False
         if State.enqueue_fails:
             self._engine.logger.log(Severity.ERROR, "the fake engine was told to fail")
             return False
         addresses = dict(self._addresses)  # a captured run keeps those of its capture
-        work = _Work(lambda: self._compute(addresses))
+        work = _Work(functools.partial(_compute, self._engine, addresses))  # no reference to the context: no cycle
         if State.record is not None and State.record(ctypes.c_void_p(stream), work):
             self._captured.append(work)
         else:
-            self._compute(addresses)
+            _compute(self._engine, addresses)
         return True
-
-    def _compute(self, addresses: dict[str, int]) -> None:
-        engine = self._engine
-        arrays = {n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in addresses.items()}
-        feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
-        for value in engine.session.get_inputs():
-            if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
-                feeds[value.name] = np.zeros(value.shape, np.float32)
-        names = [value.name for value in engine.session.get_outputs()]
-        for name, result in zip(names, engine.session.run(names, feeds)):
-            arrays[name][...] = result
-        State.executions += 1
 
 
 class _Engine:
     def __init__(self, plan: bytes, logger: Any) -> None:
         self.logger = logger
+        self.device = State.device() if State.device is not None else 0
+        self.model = onnx.load_from_string(plan)
+        self.refittable = self.model.doc_string == "refittable"
+        self._plan = plan
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
-        graph = onnx.load_from_string(plan).graph
+        graph = self.model.graph
         read = {name for node in graph.node for name in node.input}
         values = [v for v in graph.input if v.name in read] + list(graph.output)
         self.tensors = {value.name: _Tensor(value) for value in values}
         self._names = list(self.tensors)[::-1]
         self.num_io_tensors = len(self._names)
+
+    def __del__(self) -> None:
+        _note_device(self.device)
 
     def get_tensor_name(self, index: int) -> str:
         return str(self._names[index])
@@ -202,7 +307,15 @@ class _Engine:
     def get_tensor_location(self, name: str) -> Any:
         return TensorLocation.DEVICE
 
-    def create_execution_context(self) -> _Context:
+    def create_runtime_config(self) -> _RuntimeConfig:
+        return _RuntimeConfig()
+
+    def create_execution_context(self, config: Optional[_RuntimeConfig] = None) -> Optional[_Context]:
+        if State.no_context:
+            self.logger.log(Severity.ERROR, "out of memory")
+            return None
+        cache = None if config is None else config.cache
+        State.compiled += (cache or IRuntimeCache()).add(self._plan)
         return _Context(self)
 
 
@@ -219,13 +332,69 @@ class Runtime:
         return _Engine(plan, self._logger)
 
 
+def _merged(graph: Any) -> set[str]:
+    """Returns the parameters of batch normalizations, which the parser merges into a scale and a shift each."""
+    return {name for node in graph.node if node.op_type == "BatchNormalization" for name in node.input[1:]}
+
+
+class Refitter:
+    """Changes the initializers of an engine's model."""
+
+    def __init__(self, engine: _Engine, logger: Any) -> None:
+        if not engine.refittable:
+            raise TypeError("the engine is not refittable")
+        self.engine = engine
+        self.given: dict[str, Any] = {}
+
+    def get_all_weights(self) -> list[str]:
+        graph = self.engine.model.graph
+        norms = sum(node.op_type == "BatchNormalization" for node in graph.node)
+        hidden = {*_merged(graph), *State.hidden_weights}
+        names = [t.name for t in graph.initializer if t.dims and t.data_type in (1, 10) and t.name not in hidden]
+        return names + [f"merged{i}" for i in range(2 * norms)]
+
+    def get_missing_weights(self) -> list[str]:
+        return [] if self.given else ["everything"]
+
+    def refit_cuda_engine(self) -> bool:
+        State.refits += 1
+        graph = self.engine.model.graph
+        changed = {*self.get_all_weights(), *_merged(graph)}
+        names = [t.name for t in graph.initializer if t.name in changed]
+        for tensor in graph.initializer:
+            if tensor.name in (names[: len(names) // 2] if State.refit_fails else names):
+                tensor.CopyFrom(self.given[tensor.name])
+        plan = self.engine.model.SerializeToString()
+        self.engine.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
+        if State.refit_fails:
+            self.engine.logger.log(Severity.ERROR, "the fake refitter was told to fail")
+        return not State.refit_fails
+
+
+class OnnxParserRefitter:
+    """Reads the new weights with the onnx package."""
+
+    num_errors = 0
+
+    def __init__(self, refitter: Refitter, logger: Any) -> None:
+        self._refitter = refitter
+
+    def refit_from_bytes(self, model: bytes) -> bool:
+        self._refitter.given = {t.name: t for t in onnx.load_from_string(model).graph.initializer}
+        return True
+
+
 __version__ = "99.0"
 
 
 def install(name: str = "fake_tensorrt_bindings_module") -> str:
     """Makes this module importable as `name`, with fresh state, and returns the name."""
     sys.modules[name] = sys.modules[__name__]
-    State.refuses_gpu = State.enqueue_fails = False
-    State.executions = 0
+    State.refuses_gpu = State.enqueue_fails = State.build_fails = State.no_context = False
+    State.cannot_build_refittable = State.refit_fails = False
+    State.hidden_weights = ()
+    State.executions = State.builds = State.refits = State.misplaced = 0
+    State.refuses_kernels = False
+    State.plans = State.timed = State.compiled = 0
     State.flags = State.workspace = None
     return name

@@ -26,6 +26,9 @@ def engines(engine: trt.TensorRTEngine, cuda: FakeCuda, monkeypatch: pytest.Monk
     missing = trt.TensorRTEngine("tensorrt_rtx", "no_such_tensorrt_rtx", cuda.driver)
     loaded = {"tensorrt": engine, "tensorrt_rtx": missing, "onnxruntime": OnnxRuntimeEngine(cuda.driver)}
     monkeypatch.setattr(registry, "_LOADED", loaded)
+    # Without what is installed here besides.
+    monkeypatch.setattr(registry, "_FACTORIES", {name: registry._FACTORIES[name] for name in loaded})
+    monkeypatch.setattr(registry, "_third_party_loaded", True)
     return loaded
 
 
@@ -74,19 +77,51 @@ def test_next_engine_gives_the_same_result(engines: dict[str, Any]) -> None:
     np.testing.assert_array_equal(y, [0, 2, 0, 4])
 
 
-def test_entry_points_are_loaded_at_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_points_are_loaded_at_first_use(
+    engines: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     class Point:
         def __init__(self, name: str) -> None:
             self.name = name
 
         def load(self) -> Any:
-            raise ImportError("broken third-party package")
+            if self.name == "theirs":
+                raise ImportError("broken third-party package")
+            return lambda: OnnxRuntimeEngine()
 
-    monkeypatch.setattr(registry, "_FACTORIES", dict(registry._FACTORIES))
-    monkeypatch.setattr(registry, "_LOADED", dict(registry._LOADED))
     monkeypatch.setattr(registry, "_third_party_loaded", False)
-    monkeypatch.setattr(registry, "_entry_points", lambda: [Point("theirs"), Point("onnxruntime")])
-    assert registry.names() == ("tensorrt", "tensorrt_rtx", "onnxruntime", "theirs")
-    choice = registry.choose("auto", CPU)
-    assert "ImportError: broken third-party package" in choice.reasons["theirs"]
-    assert registry.get("onnxruntime") in choice.engines
+    twice = Point("theirs")
+    points = [twice, Point("onnxruntime"), Point("other"), Point("auto"), twice]
+    monkeypatch.setattr(registry, "_entry_points", lambda: points)
+    assert registry.names() == ("tensorrt", "tensorrt_rtx", "onnxruntime", "theirs", "other")
+    assert [r.getMessage().count("the engine name is taken") for r in caplog.records] == [1, 1]
+    for wanted in (
+        "auto",
+        "theirs",
+    ):  # a broken engine that is asked for by name, too, leaves the program to the others
+        choice = registry.choose(wanted, CPU)
+        assert "ImportError: broken third-party package" in choice.reasons["theirs"]
+        assert "found: onnxruntime | required: other" in choice.reasons["other"]
+        assert registry.get("onnxruntime") in choice.engines
+    assert registry.tolerance("tensorrt") == 2e-3
+    assert registry.tolerance("onnxruntime") == 1e-5
+    assert [registry.runs_on_cpu(name) for name in registry.names()] == [False, False, True, False, False]
+
+
+def test_the_child_of_a_fork_leaves_engines_behind(
+    engines: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Leaving:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def leave_behind(self) -> str:
+            if self.name == "fails":
+                raise RuntimeError("a bug")
+            return f"what {self.name} held"
+
+    monkeypatch.setattr(registry, "_lock", registry._lock)
+    engines.update({name: Leaving(name) for name in ("first", "fails", "last")})
+    left = registry._leave_behind()
+    assert left == ["what first held", engines["fails"], "what last held"]
+    assert "engine fails failed in the child of a fork" in caplog.text

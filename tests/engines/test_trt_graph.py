@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import mmap
-from collections.abc import Iterator
+import threading
 from typing import Any
 
 import mxnet as mx
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 import mxnet_trt_property
-from mxnet_trt_property import cuda_graph, native, programs
-from mxnet_trt_property.engines import registry, trt
+from mxnet_trt_property import cuda_graph, native
+from mxnet_trt_property.engines import registry, trt, trt_graph, trt_run
 from mxnet_trt_property.engines.registry import Device, Options
 from mxnet_trt_property.errors import EngineError
 from tests.engines import models
@@ -74,6 +75,26 @@ def test_arrays_that_stay_are_pinned_and_used_in_place(engine: trt.TensorRTEngin
     assert cuda.pins() == 0
     runner.run([buffer(x)], [buffer(y)], 0)
     assert np.array_equal(y, np.maximum(x, 0))
+    runner.close()
+
+
+def test_a_run_on_gpu_arrays_that_stay_can_start_early(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    """It reads the arrays and writes memory of the runner's; its results are copied when MXNet's stream is there."""
+    runner = engine.build(models.relu(LARGE), Options(), GPU, "tensorrt0").runner(GPU)
+    x, y = Aligned(random(LARGE, 0)), Aligned(random(LARGE, 1))
+    runner.run([x.buffer], [y.buffer], 7)  # through a capture of arrays that were not promised
+    assert len(runner.native_replays([0])) == 1
+    runner.pin([x.buffer.address, y.buffer.address])
+    runner.run([x.buffer], [y.buffer], 7)
+    in_place, early = runner.native_replays([0])
+    for seed, handle in enumerate((in_place, early, early, in_place)):
+        x.array[...] = random(LARGE, seed)
+        y.array[...] = np.nan
+        inputs, outputs = ((ctypes.c_void_p * 1)(a.buffer.address) for a in (x, y))
+        assert native.library().mxtrt_replay_run(handle, inputs, outputs, None) == native.OK
+        assert np.array_equal(y.array, np.maximum(x.array, 0))
+    runner.unpin()
+    assert runner.native_replays([0]) == []
     runner.close()
 
 
@@ -163,6 +184,33 @@ def test_gpu_arrays_that_move(engine: trt.TensorRTEngine, cuda: FakeCuda) -> Non
     runner.close()
 
 
+def test_a_runner_that_is_collected_during_a_capture(engine: trt.TensorRTEngine, cuda: FakeCuda) -> None:
+    """The collector may run anywhere; this one runs in the thread that captures."""
+    program = engine.build(models.relu(), Options(), CPU, "tensorrt0")
+    runner = program.runner(CPU)
+    x, y = random((2, 3), 0), np.empty((2, 3), np.float32)
+    runner.run([buffer(x)], [buffer(y)], 0)
+    live = cuda.live()
+
+    def work() -> None:
+        nonlocal runner
+        with trt_graph.CAPTURE_LOCK:
+            cycle = [runner]
+            cycle.append(cycle)  # type: ignore[arg-type]
+            del cycle, runner
+            gc.collect()
+            assert cuda.live() == live, "not while a capture is under way"
+        assert cuda.live() < live
+        done.append(True)
+
+    done: list[bool] = []
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert done
+    program.close()
+
+
 def test_what_cannot_be_captured_runs_all_the_same(
     engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,16 +230,13 @@ def test_what_cannot_be_captured_runs_all_the_same(
 # -- executors -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def in_executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Makes the fake TensorRT the engine of executors."""
-    programs.clear()
-    gc.collect()
-    monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
-    yield
-    gc.collect()
-    programs.clear()
-    gc.collect()
+@pytest.fixture(params=["cpu", "gpu"])
+def started_early(request: pytest.FixtureRequest, in_executors: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a test with runners for arrays in host memory and with those for a GPU, whose memory is the host's here."""
+    if request.param == "gpu":
+        monkeypatch.setattr(trt_run.TensorRTProgram, "runner", lambda self, device: trt_run.TensorRTRunner(
+            self.load(device.gpu_index), host_arrays=False
+        ))  # fmt: skip
 
 
 def bound(symbol: Any, name: str, shapes: dict[str, tuple[int, ...]]) -> Any:
@@ -247,7 +292,7 @@ def test_new_weights_end_the_replay(in_executors: None, cuda: FakeCuda) -> None:
     assert native.callback_count() == calls
 
 
-def test_a_run_is_started_before_mxnet_gets_to_it(in_executors: None, cuda: FakeCuda) -> None:
+def test_a_run_is_started_before_mxnet_gets_to_it(started_early: None, cuda: FakeCuda) -> None:
     shapes = {"data": (16, 3, 32, 32)}
     stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
     for executor in (stock, ours):
@@ -255,7 +300,7 @@ def test_a_run_is_started_before_mxnet_gets_to_it(in_executors: None, cuda: Fake
     launches, calls = cuda.launches(), native.callback_count()
     early = ours.tensorrt.early
     assert early is not None
-    early()
+    early({})
     assert cuda.launches() == launches + 1
     expected = stock.forward()[0].asnumpy()
     mx.executor.Executor.forward(ours)[0].wait_to_read()  # takes the run that was started
@@ -264,7 +309,28 @@ def test_a_run_is_started_before_mxnet_gets_to_it(in_executors: None, cuda: Fake
     assert relative_error(ours.outputs[0], expected) < 1e-5
 
 
-def test_a_started_run_is_thrown_away_when_a_weight_moved(in_executors: None, cuda: FakeCuda) -> None:
+def test_a_small_input_is_staged_while_mxnet_copies_it(in_executors: None, cuda: FakeCuda) -> None:
+    """The run starts on the array that was given; what the executor's array held before does not count."""
+    shapes = {"data": (2, 3, 8, 8)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    ours.forward()[0].wait_to_read()
+    calls = native.callback_count()
+    for seed in range(3):
+        data = mx.nd.array(random(shapes["data"], seed))
+        launches = cuda.launches()
+        ours.tensorrt.early({"data": data})
+        ours.arg_dict["data"][:] = data
+        found = mx.executor.Executor.forward(ours)[0].asnumpy()
+        assert cuda.launches() == launches + 1
+        assert relative_error(found, stock.forward(data=data)[0]) < 1e-5
+    for seed, dtype in enumerate(("float64", "float16", "float32")):  # of another dtype the copy is what counts
+        data = mx.nd.array(random(shapes["data"], seed), dtype=dtype)
+        assert relative_error(ours.forward(data=data)[0], stock.forward(data=data.astype("float32"))[0]) < 1e-5
+        assert relative_error(ours.arg_dict["data"], data.astype("float32")) == 0
+    assert native.callback_count() == calls
+
+
+def test_a_started_run_is_thrown_away_when_a_weight_moved(started_early: None, cuda: FakeCuda) -> None:
     shapes = {"data": (16, 3, 32, 32)}
     stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
     for executor in (stock, ours):
@@ -275,7 +341,7 @@ def test_a_started_run_is_thrown_away_when_a_weight_moved(in_executors: None, cu
         assert relative_error(ours.forward()[0], stock.forward()[0]) < 1e-5
 
 
-def test_forwards_that_are_not_waited_for(in_executors: None, cuda: FakeCuda) -> None:
+def test_forwards_that_are_not_waited_for(started_early: None, cuda: FakeCuda) -> None:
     shapes = {"data": (16, 3, 32, 32)}
     stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
     results = []

@@ -1,0 +1,190 @@
+"""Reads a checkpoint that may be anything, for the commands.
+
+MXNet's C++ trusts the files that it loads: it takes counts and indices in them as they are, and may crash. So what it
+would follow is looked at first: the graph's indices, and in a .params file the sizes of everything. What a node's
+attributes say is still MXNet's to judge.
+
+A .params file of MXNet (little-endian): u64 0x112, u64 0, u64 number of arrays, the arrays, u64 number of names, and
+for each name u64 length and its bytes. A dense array: u32 magic of its version, i32 storage type 0, u32 number of axes,
+i64 sizes, i32 device type, i32 device id, i32 type flag, its values. Arrays of older versions begin with their shape.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mxnet_trt_property.errors import ConversionError, TensorRTPropertyError, message
+from mxnet_trt_property.graph import Graph
+from mxnet_trt_property.graph import load as load_json
+
+_LIST_MAGIC = 0x112
+_DENSE_V1 = 0xF993FAC8  # no storage type
+_DENSE_V2 = 0xF993FAC9
+_DENSE_V3 = 0xF993FACA  # of NumPy's semantics: -1 axes mean none
+_ITEM_BYTES = {0: 4, 1: 8, 2: 2, 3: 1, 4: 4, 5: 1, 6: 8, 7: 1, 8: 2, 9: 2, 10: 4, 11: 8, 12: 2}
+_MOST_AXES = 32
+_MOST_NAME_BYTES = 1 << 16
+_STORAGE = {0: 0, 1: 1, 2: 2}  # storage types, with the number of arrays that a sparse one has besides its values
+
+
+class CheckpointError(TensorRTPropertyError):
+    """A checkpoint cannot be read."""
+
+
+def load(prefix: str, epoch: int) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+    """Returns symbol, arguments and auxiliary states of a checkpoint.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or hostile.
+    """
+    import mxnet as mx
+
+    symbol = load_symbol(Path(f"{prefix}-symbol.json"))
+    check_params(Path(f"{prefix}-{epoch:04d}.params"))
+    try:
+        arguments, auxiliary = mx.model.load_params(prefix, epoch)
+    except (OSError, ValueError, mx.MXNetError) as error:
+        raise CheckpointError(message(f"The parameters of {prefix} cannot be loaded", found=_text(error))) from error
+    return symbol, arguments, auxiliary
+
+
+def load_symbol(file: Path) -> Any:
+    """Returns the symbol in a file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or hostile.
+    """
+    import mxnet as mx
+
+    try:
+        words = file.read_text(encoding="utf-8")
+        check_symbol(words)
+        return mx.sym.load_json(words)
+    except (OSError, UnicodeDecodeError, ConversionError, mx.MXNetError) as error:
+        raise CheckpointError(message(f"{file} cannot be loaded", found=_text(error))) from error
+
+
+def check_symbol(words: str) -> None:
+    """Refuses the JSON text of a symbol with an index that is none of its own.
+
+    Raises:
+        ConversionError: It is not a graph of the known form.
+    """
+    graph = Graph.from_json(words)
+    data = load_json(words)
+    lists = {"arg_nodes": range(len(graph.nodes)), "node_row_ptr": range(1 << 31)}
+    for name, valid in lists.items():
+        for value in data.get(name, ()):
+            if not isinstance(value, int) or value not in valid:
+                raise ConversionError(message(f"The symbol's list {name} is wrong", found=repr(value)[:80]))
+    for value in data.get("arg_nodes", ()):
+        if not graph.nodes[value].is_variable:
+            raise ConversionError(message("The symbol names an operator as argument", found=graph.nodes[value].name))
+    for number, item in enumerate(data["nodes"]):
+        controls = item.get("control_deps", [])
+        if not isinstance(controls, list) or any(not isinstance(c, int) or not 0 <= c < number for c in controls):
+            raise ConversionError(message(f"Node {number} of the symbol waits for what does not come before it"))
+
+
+def check_params(file: Path) -> None:
+    """Refuses a .params file whose sizes do not add up to its own.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    try:
+        with open(file, "rb") as stream:
+            _check_params(stream, os.fstat(stream.fileno()).st_size)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            message(
+                f"The parameters {file} cannot be loaded",
+                found=str(error),
+                required="a file of mx.nd.save or save_checkpoint",
+                next_step="save it again, or copy it again from where it came",
+            )
+        ) from error
+
+
+def _check_params(stream: BinaryIO, size: int) -> None:
+    """Walks through a file without reading the values of arrays.
+
+    Raises:
+        ValueError: Something in it is wrong.
+    """
+
+    def take(form: str) -> tuple[int, ...]:
+        count = struct.calcsize(form)
+        data = stream.read(count)
+        if len(data) < count:
+            raise ValueError(f"it ends at {stream.tell()}, inside a number")
+        return struct.unpack(form, data)
+
+    def skip(count: int) -> None:
+        if count > size - stream.tell():
+            raise ValueError(f"{count} bytes at {stream.tell()} of {size}")
+        stream.seek(count, os.SEEK_CUR)
+
+    def shape(form: str = "<i") -> tuple[int, int]:
+        """Returns the number of axes and of elements."""
+        (axes,) = take(form)
+        if not -1 <= axes <= _MOST_AXES:
+            raise ValueError(f"an array of {axes} axes")
+        sizes = take(f"<{max(axes, 0)}q")
+        if any(n < 0 for n in sizes):
+            raise ValueError(f"an array of shape {sizes}")
+        return axes, math.prod(sizes)
+
+    def item_bytes() -> int:
+        (flag,) = take("<i")
+        if flag not in _ITEM_BYTES:
+            raise ValueError(f"an array of type {flag}")
+        return _ITEM_BYTES[flag]
+
+    magic, _, arrays = take("<QQQ")
+    if magic != _LIST_MAGIC:
+        raise ValueError(f"it begins with {magic:#x}")
+    if arrays > size:
+        raise ValueError(f"{arrays} arrays in {size} bytes")
+    for _ in range(arrays):
+        (version,) = take("<I")
+        others = 0
+        if version in (_DENSE_V2, _DENSE_V3):
+            (storage,) = take("<i")
+            if storage not in _STORAGE:
+                raise ValueError(f"an array of storage type {storage}")
+            others = _STORAGE[storage]
+        stored = shape() if others else (0, 0)
+        if version in (_DENSE_V1, _DENSE_V2, _DENSE_V3):
+            axes, count = shape()
+        elif version <= _MOST_AXES:
+            axes, count = version, math.prod(take(f"<{version}I"))
+        else:
+            raise ValueError(f"an array that begins with {version:#x}")
+        if axes < 0 or (axes == 0 and version != _DENSE_V3):
+            continue  # one without values
+        take("<ii")  # the device that it lay on
+        width = item_bytes()
+        beside = [(item_bytes(), shape()[1]) for _ in range(others)]
+        skip(width * (stored[1] if others else count))
+        for other, number in beside:
+            skip(other * number)
+    (names,) = take("<Q")
+    if names not in (0, arrays):
+        raise ValueError(f"{names} names of {arrays} arrays")
+    for _ in range(names):
+        (length,) = take("<Q")
+        if length > _MOST_NAME_BYTES:
+            raise ValueError(f"a name of {length} bytes")
+        skip(length)
+    if stream.tell() != size:
+        raise ValueError(f"{size - stream.tell()} bytes after its end")
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, TensorRTPropertyError) else f"{type(error).__name__}: {error}"
