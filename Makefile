@@ -2,6 +2,7 @@
 # make test   all tests (test-fast: without slow)    make lint               ruff, mypy, clang-format
 # make bench  timings                                make wheel              sdist and wheel into dist/
 # make docs   the documents as a site, in build/site
+# make new-user [PYTHONS="python3.9 ..."]  what the README says, typed into a fresh environment of each Python
 #
 # PYTHON=... chooses the interpreter of a new .venv. From a fresh clone each target sets up what it needs.
 
@@ -19,7 +20,7 @@ comma := ,
 # TensorRT-RTX has wheels for this platform only; elsewhere its tests say why they are skipped.
 EXTRAS := cpu,dev,examples,plot$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(comma)rtx-cu12)
 
-.PHONY: venv demo test test-fast lint format bench docs wheel clean
+.PHONY: venv demo test test-fast lint format bench docs wheel new-user clean
 
 venv: $(STAMP) $(LIBRARY)
 
@@ -69,7 +70,10 @@ docs: venv $(DOCS_STAMP)
 
 wheel: venv
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation
+	ci/build_wheel.sh dist
+
+new-user: wheel
+	$(BIN)/python ci/new_user.py $(PYTHONS)
 
 clean:
 	rm -rf build dist *.egg-info $(LIBRARY) .mypy_cache .pytest_cache .ruff_cache

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks style and types; changes nothing (`make format` does). Needs `make venv`.
+# Checks style and types, and the Dockerfile; changes nothing (`make format` does). Needs `make venv`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=${VENV:-.venv}/bin
@@ -9,3 +9,4 @@ bin=${VENV:-.venv}/bin
 "$bin/python" -m mypy
 mapfile -t sources < <(find cpp -name '*.cc' -o -name '*.h' | sort)
 "$bin/clang-format" --dry-run -Werror "${sources[@]}"
+"$bin/hadolint" ci/docker/Dockerfile

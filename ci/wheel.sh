@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds sdist and wheel, and takes each through install, import and uninstall in an environment of its own.
-# Needs `make venv`.
+# Builds sdist and wheel into dist/, takes each through install, import and uninstall in an environment of its own, and
+# runs tests that came with the sdist against what was built of it. Needs `make venv`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -10,12 +10,11 @@ case ${VENV:-} in /*) bin=$VENV/bin ;; esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$bin/python" -m build --no-isolation --outdir "$work/dist" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
-"$bin/python" -m twine check --strict "$work"/dist/*
-
-# The sdist is built here, in pip's isolation, against the header of the wheel that `make venv` installed.
-purelib=$("$bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-export MXNET_INCLUDE_DIR=$purelib/mxnet/include
+rm -rf dist
+ci/build_wheel.sh dist >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+grep -A1 "is consistent with" "$work/build.log" || echo "no manylinux wheel on this platform"
+# Nothing of this shell may help the build of the sdist: the header comes from the MXNet of the new environment.
+unset MXNET_INCLUDE_DIR CXX CXXFLAGS LDFLAGS VIRTUAL_ENV PYTHONPATH
 
 # List of what lies in site-packages of an environment, without caches.
 contents() {
@@ -23,11 +22,18 @@ contents() {
         find . -name __pycache__ -prune -o -print | sort)
 }
 
-for file in "$work"/dist/*.whl "$work"/dist/*.tar.gz; do
+for file in "$root"/dist/*.whl "$root"/dist/*.tar.gz; do
     echo "== $(basename "$file")"
     rm -rf "$work/venv"
     "$bin/python" -m venv "$work/venv"
-    "$work/venv/bin/python" -m pip install --quiet "blake3>=1.0" "numpy>=1.23" "onnx>=1.14" "platformdirs>=3"
+    "$work/venv/bin/python" -m pip install --quiet "blake3>=1.0" "numpy>=1.23" "onnx>=1.14" "platformdirs>=3" "tqdm>=4.60"
+    case $file in
+        # pip builds it, in isolation, with what PyPI has and the compiler of the machine; no clone is in sight.
+        *.tar.gz)
+            "$work/venv/bin/python" -m pip install --quiet --no-deps mxnet==1.9.1
+            "$work/venv/bin/python" -m pip install --quiet onnxruntime "requests<3" "graphviz<0.9" "pytest>=8.4"
+            ;;
+    esac
     contents "$work/venv" >"$work/before"
     "$work/venv/bin/python" -m pip install --quiet --no-deps "$file"
     cd "$work"
@@ -41,8 +47,16 @@ assert any(type(finder).__module__ == "mxnet_trt_property._autoload" for finder 
 
 import mxnet_trt_property
 
-print("mxnet_trt_property", mxnet_trt_property.__version__, "imports without mxnet")
+print("mxnet_trt_property", mxnet_trt_property.__version__, "is imported without mxnet")
 PYTHON
+    case $file in
+        *.tar.gz)
+            # The tests alone, without the sources beside them, which would be imported instead.
+            mkdir "$work/sdist"
+            tar -xf "$file" -C "$work/sdist" --strip-components 1 --wildcards "*/tests" "*/pyproject.toml"
+            (cd "$work/sdist" && "$work/venv/bin/python" -m pytest -q tests/test_activation.py tests/test_logs.py)
+            ;;
+    esac
     "$work/venv/bin/python" -m pip uninstall --quiet --yes mxnet-trt-property
     contents "$work/venv" >"$work/after"
     cd "$root"

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mxnet_trt_property import settings
+from mxnet_trt_property import profiling, settings
 
 _lock = threading.Lock()
 _installed = False
@@ -58,6 +58,8 @@ def install() -> None:
         block = mx.gluon.HybridBlock
         block._build_cache = _of_block(block._build_cache, blocks.build_cache)
         block._call_cached_op = _of_block(block._call_cached_op, blocks.call)
+        set_state = mx.profiler.set_state
+        _replace(set_state, functools.update_wrapper(profiling.watched(set_state), set_state))
         mx.contrib.tensorrt = sys.modules["mxnet.contrib.tensorrt"] = contrib
         _installed = True
 

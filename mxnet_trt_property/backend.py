@@ -6,7 +6,6 @@ callback in a thread-local, since the pass calls back on the thread that started
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +19,7 @@ from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device
 from mxnet_trt_property.errors import ConversionError, message
 from mxnet_trt_property.graph import Graph
-
-_log = logging.getLogger("mxnet_trt_property")
+from mxnet_trt_property.logs import warn_once
 
 _partition_lock = threading.RLock()
 _pending = threading.local()
@@ -164,11 +162,9 @@ def _on_decide(json_text: str, options: Mapping[str, str]) -> None:
     """Answers MXNet's pass with the pending decisions; without any, the pass takes nothing."""
     work = getattr(_pending, "work", None)
     if work is None:
-        _log.warning(
-            message(
-                "A graph was partitioned for TensorRT by a call that this package does not know; nothing was taken",
-                next_step="use Symbol.optimize_for, simple_bind, bind or get_backend_symbol of mxnet's Python package",
-            )
+        warn_once(
+            "A graph was partitioned for TensorRT by a call that this package does not know; nothing was taken",
+            next_step="use Symbol.optimize_for, simple_bind, bind or get_backend_symbol of mxnet's Python package",
         )
         return
     decisions, node_options = work

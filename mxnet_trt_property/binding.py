@@ -12,12 +12,12 @@ import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, blocks, freezing, infer, session, settings
+from mxnet_trt_property import backend, blocks, freezing, infer, partition, session, settings
 from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
-from mxnet_trt_property.executor import TensorRTExecutor, attach, warn_once
-
-_log = logging.getLogger("mxnet_trt_property")
+from mxnet_trt_property.executor import TensorRTExecutor, attach
+from mxnet_trt_property.logs import log, warn_once
+from mxnet_trt_property.profiling import Section
 
 # Options of MXNet's own pass, which Gluon passes through optimize_for too.
 _PASS_OPTIONS = frozenset({"dedup_subgraph"})
@@ -121,12 +121,10 @@ def _bind_without(error: Exception, stock_bind: Callable[[], Any]) -> Any:
     if settings.value("ON_ERROR") == "raise":
         raise error
     executor = stock_bind()
-    _log.warning(
-        message(
-            "A network could not be bound with its TensorRT nodes; MXNet runs all of it",
-            found=str(error),
-            next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
-        )
+    warn_once(
+        "A network could not be bound with its TensorRT nodes; MXNet runs all of it",
+        found=str(error),
+        next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
     )
     return executor
 
@@ -309,7 +307,11 @@ def _freeze(made: backend.Partitioned, values: Mapping[str, Any]) -> backend.Par
     try:
         new, names = _frozen_symbol(made.symbol, values)
     except FrozenWeightsError as error:
-        warn_once(str(error))
+        warn_once(
+            "Weights were not moved into TensorRT nodes; they stay with the program, and results are the same",
+            found=str(error),
+            next_step="mend what was found, or ignore this where memory for both copies is there",
+        )
         return made
     return backend.Partitioned(new, made.decisions, names)
 
@@ -336,48 +338,65 @@ def _partition(
         if infer.has_dynamic_shapes(symbol, shapes):
             warn_once(
                 "some shapes in a graph are known only while it runs (control flow, boolean masks), and engines are "
-                "made for shapes that are known before: the graph is left to MXNet"
+                "made for shapes that are known before: the graph is left to MXNet",
+                next_step="bind the part without control flow by itself, or unset MXNET_SUBGRAPH_BACKEND",
             )
             return None
-        decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options, context)
-        _log.info("bind: %s", decisions.summary())
+        with Section("partition", "a graph"):
+            decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options, context)
+        _tell_bind(decisions, options, context)
         for decision in decisions.refused:
-            _log.debug("%s (%s) stays with MXNet: %s", decision.node.name, decision.node.op, decision.reason)
+            log.debug("%s (%s) stays with MXNet: %s", decision.node.name, decision.node.op, decision.reason)
         made = backend.build(symbol, decisions, options, stock_optimize_for=stock.optimize_for)
     except SettingError:
         raise
     except MXNetError as error:
         # Shapes that contradict the symbol: the stock bind says so in its own words, and raises.
-        _log.warning("A graph could not be partitioned for TensorRT, since MXNet's inference failed: %s", error)
+        warn_once(
+            "A graph could not be partitioned for TensorRT, since MXNet's inference of its shapes failed",
+            found=str(error),
+            next_step="correct the shapes and dtypes that the network is bound with",
+        )
         return None
     except Exception as error:
         if settings.value("ON_ERROR") == "raise":
             raise
-        _log.warning(
-            message(
-                "A graph could not be partitioned for TensorRT; MXNet runs all of it",
-                found=f"{type(error).__name__}: {error}",
-                next_step="set MXNET_TENSORRT_ON_ERROR=raise to see where, or unset MXNET_SUBGRAPH_BACKEND",
-            ),
-            exc_info=True,
+        warn_once(
+            "A graph could not be partitioned for TensorRT; MXNet runs all of it",
+            found=f"{type(error).__name__}: {error}",
+            next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
+            error=error,
         )
         return None
     return made
 
 
+def _tell_bind(decisions: partition.Partition, options: Optional[Mapping[str, str]], context: Any) -> None:
+    """Logs the one line of a bind."""
+    if not log.isEnabledFor(logging.INFO):
+        return
+    config = settings.read(options)
+    engine = backend.first_engine(config, context)
+    log.info("bind: %s; engine %s, %s", decisions.summary(), engine.name if engine else "none", config.precision)
+
+
 def _why_stock(symbol: Any, grad_req: Any, group2ctx: Any, stype_dict: Any) -> Optional[str]:
     """Returns why MXNet binds the symbol without TensorRT, or None; says so once."""
-    reason = None
+    reason, step = None, ""
     if any(r != "null" for r in _requests(grad_req)):
         reason = "gradients are asked for (grad_req is not 'null'): training is left to MXNet"
+        step = "for inference bind with grad_req='null' (Module: for_training=False)"
     elif group2ctx:
         reason = "group2ctx places nodes on several devices: the graph is left to MXNet"
+        step = "bind without group2ctx to use TensorRT"
     elif any(v != "default" for v in (stype_dict or {}).values()):
         reason = "stype_dict asks for sparse arrays: the graph is left to MXNet"
+        step = "bind without stype_dict to use TensorRT"
     elif len(set(symbol.list_inputs())) != len(symbol.list_inputs()):
         reason = "two arguments have one name: the graph is left to MXNet"
+        step = "give each variable of the network a name of its own"
     if reason is not None:
-        warn_once(reason)
+        warn_once(reason, next_step=step)
     return reason
 
 

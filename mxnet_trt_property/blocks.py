@@ -15,7 +15,7 @@ from mxnet.base import MXNetError
 
 from mxnet_trt_property import infer, native
 from mxnet_trt_property.errors import TrainingError, message
-from mxnet_trt_property.executor import warn_once
+from mxnet_trt_property.logs import warn_once
 
 _thread = threading.local()
 _STATE = "_tensorrt_state"
@@ -145,7 +145,8 @@ def _refuse_training(block: Any, args: Sequence[Any]) -> None:
     if autograd.is_training():
         warn_once(
             "a HybridBlock with TensorRT nodes was called in training mode: it does inference all the same "
-            "(Dropout does nothing, BatchNorm uses its running statistics)"
+            "(Dropout does nothing, BatchNorm uses its running statistics)",
+            next_step="call it outside autograd.train_mode(), or hybridize() it without a backend to train",
         )
 
 

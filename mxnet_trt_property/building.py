@@ -19,6 +19,7 @@ from typing import Optional
 from mxnet_trt_property import native
 from mxnet_trt_property.engines.registry import Device, Engine, Options, Program
 from mxnet_trt_property.errors import BuildInterruptedError, message
+from mxnet_trt_property.logs import warn_once
 from mxnet_trt_property.progress import Progress
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -119,7 +120,8 @@ def _on_another_thread(work: Callable[[], Program], progress: Progress, engine: 
         stop.set()
         # TensorRT stops within a step. A second Ctrl-C leaves the build to its thread, which keeps nothing.
         if engine == "onnxruntime":
-            _log.warning("%s: ONNX Runtime cannot stop a build; waiting for its end (Ctrl-C again leaves it)", label)
+            what = f"{label}: ONNX Runtime cannot stop a build; waiting for its end"
+            warn_once(what, next_step="wait, or press Ctrl-C again to leave it")
         ended.wait()
         for program in programs:
             program.close()

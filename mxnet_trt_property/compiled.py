@@ -14,9 +14,9 @@ its first call and kept for the next thread when it ends. No lock of this module
 from __future__ import annotations
 
 import dataclasses
-import logging
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -33,10 +33,10 @@ from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Program
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, TensorRTPropertyError, message
+from mxnet_trt_property.logs import tell_engine, warn_once
 
 __all__ = ["ArrayError", "Bound", "CompileError", "CompiledModel", "ModelFileError", "compile", "load"]
 
-_log = logging.getLogger("mxnet_trt_property")
 
 LABEL = "the compiled model"
 
@@ -423,19 +423,23 @@ def _build(onnx: bytes, config: settings.Settings, prefer: str) -> tuple[Program
             # A loaded model does without the onnx package, which ONNX Runtime's part of the cache needs.
             cached = engine.name != "onnxruntime" or "onnx" in sys.modules
             used = config if cached else dataclasses.replace(config, cache=False)
-            program, _ = build.get(engine, lambda: onnx, None, options, device, LABEL, used)
+            start = time.perf_counter()
+            program, loaded = build.get(engine, lambda: onnx, None, options, device, LABEL, used)
             with building.loading(LABEL, engine.name):
-                return program, engine.name, Seat(program, device)
+                seat = Seat(program, device)
+            seconds, how = time.perf_counter() - start, "read from the cache" if loaded else "built"
+            tell_engine(
+                LABEL, engine.name, how, seconds=seconds, size_bytes=program.size_bytes, precision=config.precision
+            )
+            return program, engine.name, seat
         except BuildInterruptedError:
             raise
         except EngineError as error:
             if following is None or config.on_error == "raise":
                 raise
-            _log.warning(
-                message(
-                    f"{LABEL} failed on engine {engine.name}; it goes on with {following.name}",
-                    found=str(error),
-                    next_step=f"pass engine='{following.name}' to skip the failing engine",
-                )
+            warn_once(
+                f"{LABEL} failed on engine {engine.name}; it goes on with {following.name}",
+                found=str(error),
+                next_step=f"pass engine='{following.name}' to skip the failing engine",
             )
     raise AssertionError("the last engine either returned or raised")

@@ -73,6 +73,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuEventCreate": (_PPtr, _Uint),
     "cuEventDestroy_v2": (_Ptr,),
     "cuEventRecord": (_Ptr, _Ptr),
+    "cuEventElapsedTime": (ctypes.POINTER(ctypes.c_float), _Ptr, _Ptr),
     "cuStreamBeginCapture_v2": (_Ptr, _Int),
     "cuStreamEndCapture": (_Ptr, _PPtr),
     "cuGraphGetEdges_v2": (_Ptr, _PPtr, _PPtr, _Ptr, _PSize),

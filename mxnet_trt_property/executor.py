@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import threading
 import time
@@ -17,10 +16,8 @@ from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
 from mxnet_trt_property import backend, native, session, settings
-from mxnet_trt_property.errors import message
+from mxnet_trt_property.logs import warn_once
 
-_log = logging.getLogger("mxnet_trt_property")
-_warned: set[str] = set()
 _DENSE = (mx.nd.NDArray, mx.np.ndarray)
 
 # Waits of more seconds than this, so many one after the other, are those of a program that feeds GPU arrays without
@@ -72,7 +69,11 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         """
         state = self.tensorrt
         if is_train:
-            warn_once("forward(is_train=True) runs on MXNet: TensorRT nodes are for inference")
+            warn_once(
+                "forward(is_train=True) runs on MXNet: TensorRT nodes are for inference",
+                next_step="pass is_train=False for inference; to train, bind with a grad_req, or unset "
+                "MXNET_SUBGRAPH_BACKEND",
+            )
         if is_train or state.use_twin:
             return self._forward_twin(is_train, kwargs)
         self._assign(kwargs)
@@ -90,18 +91,19 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             interrupted = any(member.interrupted for member in state.sessions)
             if interrupted and threading.current_thread() is threading.main_thread():
                 if os.environ.get("MXNET_ENGINE_TYPE") == "NaiveEngine":
-                    warn_once("Ctrl-C stopped a forward of MXNet's NaiveEngine, which cannot run that graph again after"
-                              " any error: the executor goes on with MXNet")  # fmt: skip
+                    warn_once(
+                        "Ctrl-C stopped a forward of MXNet's NaiveEngine, which cannot run that graph again after any "
+                        "error: the executor goes on with MXNet",
+                        next_step="bind again for TensorRT, or unset MXNET_ENGINE_TYPE",
+                    )
                     state.use_twin = True
                 raise KeyboardInterrupt from error
             if interrupted or settings.value("ON_ERROR") != "fallback":
                 raise
-            _log.warning(
-                message(
-                    "The TensorRT nodes of an executor failed; it goes on with MXNet",
-                    found=str(error),
-                    next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
-                )
+            warn_once(
+                "The TensorRT nodes of an executor failed; it goes on with MXNet",
+                found=str(error),
+                next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
             )
             state.use_twin = True
             return self._forward_twin(is_train, {})
@@ -157,12 +159,10 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
                     output.wait_to_read()
                 except MXNetError as error:
                     # MXNet tells an error once: whoever read the outputs has had it, and it does not show here.
-                    _log.warning(
-                        message(
-                            "An executor was deleted whose last forward had failed; its outputs hold no result",
-                            found=str(error),
-                            next_step="read the outputs before the executor goes, to have the error raised there",
-                        )
+                    warn_once(
+                        "An executor was deleted whose last forward had failed; its outputs hold no result",
+                        found=str(error),
+                        next_step="read the outputs before the executor goes, to have the error raised there",
                     )
             for member in state.sessions:
                 member.release_arrays()
@@ -174,7 +174,10 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         An engine shows nothing of what is inside. So MXNet runs the graph from now on, until the executor is deleted:
         it has no way to take a monitor away either.
         """
-        warn_once("a monitor is installed: MXNet runs the executor's graph, for TensorRT shows no node inside its own")
+        warn_once(
+            "a monitor is installed: MXNet runs the executor's graph, for TensorRT shows no node inside its own",
+            next_step="bind again without the monitor to run on TensorRT; `mxnet-trt profile` times the layers inside",
+        )
         self._get_twin().set_monitor_callback(callback, monitor_all)
         self.tensorrt.use_twin = True
 
@@ -279,10 +282,3 @@ def address_of(array: Any) -> int:
     pointer = ctypes.c_void_p()
     mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
     return pointer.value or 0
-
-
-def warn_once(text: str) -> None:
-    """Logs a warning the first time it is given."""
-    if text not in _warned:
-        _warned.add(text)
-        _log.warning("%s", text)

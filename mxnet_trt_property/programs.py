@@ -22,6 +22,7 @@ from mxnet_trt_property import forks
 from mxnet_trt_property.cache import build
 from mxnet_trt_property.cache.keys import Recipe
 from mxnet_trt_property.engines.registry import Device, Engine, Options, Program, Runner
+from mxnet_trt_property.profiling import Section
 from mxnet_trt_property.settings import Settings
 
 # Programs that no session holds are kept up to this many; each holds its weights in memory.
@@ -125,7 +126,8 @@ def get(
                 return _use(_entries[key]), False
         start = time.perf_counter()
         try:
-            program, loaded = build.get(engine, model, recipe, options, device, label, config)
+            with Section("build", label):
+                program, loaded = build.get(engine, model, recipe, options, device, label, config)
         except BaseException:
             with _lock:
                 _building.pop(key, None)

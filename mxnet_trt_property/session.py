@@ -12,9 +12,7 @@ import dataclasses
 import functools
 import itertools
 import json
-import logging
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
@@ -35,10 +33,10 @@ from mxnet_trt_property import (
 )
 from mxnet_trt_property.cache.keys import Recipe
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
-
-_log = logging.getLogger("mxnet_trt_property")
+from mxnet_trt_property.logs import debug_once, log, tell_engine, warn_once
+from mxnet_trt_property.profiling import Section
 
 LABEL_ATTRIBUTE = "__tensorrt_name__"
 OPTION_PREFIX = "__tensorrt_option_"
@@ -170,7 +168,8 @@ class Session:
         """
         self.interrupted = False
         if weights_changed:
-            self._look_at_weights(inputs, stream)
+            with Section("weights", self.label):
+                self._look_at_weights(inputs, stream)
         sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
         targets = [_buffer(outputs[i]) for i in range(num_outputs)]
         while True:
@@ -190,6 +189,16 @@ class Session:
                 raise building.error(self.label) from None
             except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
                 self._give_up_engine(error)
+
+    @property
+    def device(self) -> Device:
+        """Where the node's arrays lie."""
+        return self._device
+
+    @property
+    def program(self) -> Optional[Program]:
+        """The built engine; None before the first forward."""
+        return self._entry.program if self._entry is not None else None
 
     @property
     def is_replayed(self) -> bool:
@@ -245,7 +254,7 @@ class Session:
             found.update({w: self._store.digest(number) for w, number in self._frozen.items()})
         if found != self._digests:
             if self._entry is not None:
-                _log.info("%s: weights have new values", self.label)
+                log.debug("%s: weights have new values", self.label)
                 self._changes += 1
                 self._outdated = self._entry
             self.close()
@@ -308,25 +317,21 @@ class Session:
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
             self._replayable.pin(self._stable)
-        if refitted.entry is not None:
-            text = "%s: %s engine refitted in %.2f s with the new weights"
-            _log.info(text, self.label, engine.name, self._entry.seconds)
         if made:
             self._builds += not self._entry.loaded
             self._loads += self._entry.loaded
             if wanted:
                 self._no_refit = getattr(self._entry.program, "no_refit", "")
-            if refitted.reason:
-                _log.info("%s: %s engine built again because %s", self.label, engine.name, refitted.reason)
-            _log.info(
-                "%s: %s engine %s in %.2f s, %.1f MB, %d nodes, %s",
+        if made or refitted.entry is not None:
+            how = "refitted" if refitted.entry is not None else "read from the cache" if self._entry.loaded else "built"
+            tell_engine(
                 self.label,
                 engine.name,
-                "read from the cache" if self._entry.loaded else "built",
-                self._entry.seconds,
-                self._entry.program.size_bytes / 1e6,
-                self.report.nodes,
-                self._config.precision,
+                f"{how} again because {refitted.reason}" if made and refitted.reason else how,
+                seconds=self._entry.seconds,
+                size_bytes=self._entry.program.size_bytes,
+                operators=self.report.nodes,
+                precision=self._config.precision,
             )
 
     def _refit(self, key: programs.Key, model: Callable[[], bytes], options: Options) -> refitting.Refitted:
@@ -347,12 +352,10 @@ class Session:
             name = names.get(node, node)
             largest[name] = max(peak, largest.get(name, 0.0))
         for name, peak in largest.items():
-            _log.warning(
-                "%s: node %s stays in float32: it met a value of %.3g, and float16 ends at %.3g",
-                self.label,
-                name,
-                peak,
-                precision.FLOAT16_MAX,
+            warn_once(
+                f"{self.label}: node {name} stays in float32: it met a value of {peak:.3g}, and float16 ends at "
+                f"{precision.FLOAT16_MAX:.3g}",
+                next_step=f"nothing, results are right; MXNET_TENSORRT_KEEP_FP32={name} says so beforehand",
             )
         return set(near)
 
@@ -376,15 +379,12 @@ class Session:
                 )
             ) from error
         self._engines.pop(0)
-        _log.warning(
-            "%s\n%s",
-            message(
-                f"{self.label} failed on engine {failed.name}; it goes on with {self._engines[0].name}",
-                found=str(error) or type(error).__name__,
-                next_step=f"set MXNET_TENSORRT_ENGINE={self._engines[0].name} to skip the failing engine, or "
-                "MXNET_TENSORRT_ON_ERROR=raise to stop at the first failure",
-            ),
-            "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip(),
+        warn_once(
+            f"{self.label} failed on engine {failed.name}; it goes on with {self._engines[0].name}",
+            found=str(error) or type(error).__name__,
+            next_step=f"set MXNET_TENSORRT_ENGINE={self._engines[0].name} to skip the failing engine, or "
+            "MXNET_TENSORRT_ON_ERROR=raise to stop at the first failure",
+            error=error,
         )
 
 
@@ -409,7 +409,6 @@ _sessions: dict[int, Session] = {}
 _past: dict[str, Report] = {}
 _sessions_lock = threading.Lock()
 _next_id = itertools.count(1)
-_announced: set[str] = set()
 _collecting = threading.local()
 
 
@@ -421,7 +420,8 @@ def create(
     config = settings.read(options)
     label = attrs.get(LABEL_ATTRIBUTE, "a TensorRT node")
     frozen = freezing.restore(text, attrs, shapes, dtypes, label)
-    graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
+    with Section("convert", label):
+        graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
     device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
     session = Session(label, graph, frozen, config, device)
     with _sessions_lock:
@@ -447,7 +447,9 @@ def collect() -> Iterator[list[Session]]:
 
 def forward(state_id: int, inputs: Any, num_in: int, outputs: Any, num_out: int, stream: int, changed: bool) -> None:
     """Runs a session; see `native.Handlers.forward`."""
-    _sessions[state_id].forward(inputs, outputs, num_out, stream, changed)
+    session = _sessions[state_id]
+    with Section("forward", session.label):
+        session.forward(inputs, outputs, num_out, stream, changed)
 
 
 def destroy(state_id: int) -> None:
@@ -485,25 +487,22 @@ def write_report() -> None:
     try:
         path.write_text(json.dumps([r._asdict() for r in (*ended, *alive)], indent=1) + "\n")
     except OSError as error:
-        _log.warning(message("The report asked for by MXNET_TENSORRT_REPORT cannot be written", found=str(error)))
+        warn_once(
+            "The report asked for by MXNET_TENSORRT_REPORT cannot be written",
+            found=str(error),
+            next_step="name a file in a folder that is there and may be written to",
+        )
 
 
 def _announce(choice: engines.Choice, config: settings.Settings, device: Device) -> None:
-    """Logs once for each outcome which engine was chosen, and why not the others."""
+    """Tells once of a named engine that cannot be had; with "auto", only who asks for DEBUG wants to know."""
     chosen = choice.engines[0].name if choice.engines else "none"
-    before = _names_before(choice, config)
-    text = f"engine for arrays on {device.kind}({device.index}): {chosen}"
-    if before:
-        text += "; " + "; ".join(f"not {name}: {choice.reasons[name]}" for name in before)
-    if text in _announced:
-        return
-    _announced.add(text)
-    # A named engine that cannot be had is something the user asked for and does not get.
-    level = logging.INFO if config.engine in ("auto", chosen) else logging.WARNING
-    _log.log(level, "%s", text)
-
-
-def _names_before(choice: engines.Choice, config: settings.Settings) -> list[str]:
-    if config.engine != "auto":
-        return [config.engine] if config.engine in choice.reasons else []
-    return list(choice.reasons)
+    if config.engine == "auto":
+        reasons = "".join(f"; not {name}: {reason}" for name, reason in choice.reasons.items())
+        debug_once(f"engine for arrays on {device.kind}({device.index}): {chosen}{reasons}")
+    elif config.engine != chosen:
+        warn_once(
+            f"Engine {config.engine} cannot run arrays on {device.kind}({device.index}); {chosen} does",
+            found=choice.reasons[config.engine],
+            next_step="mxnet-trt doctor tells what it needs; MXNET_TENSORRT_ENGINE=auto takes the best that there is",
+        )

@@ -7,7 +7,6 @@ option goes before the variable.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mxnet_trt_property.errors import SettingError, message
+from mxnet_trt_property.logs import warn_once
 
 PREFIX = "MXNET_TENSORRT_"
 BACKEND = "TensorRT"
@@ -23,9 +23,6 @@ OLD_SWITCH = "MXNET_USE_TENSORRT"
 
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
-
-_log = logging.getLogger("mxnet_trt_property")
-_warned: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -295,15 +292,12 @@ def _warn_of_unknown_variables() -> None:
     Not an error: programs written for the TensorRT of older MXNet set variables that are gone.
     """
     names = {PREFIX + v.name for v in VARIABLES}
-    for key in sorted(set(os.environ) - names - _warned):
+    for key in sorted(set(os.environ) - names):
         if key.startswith(PREFIX):
-            _warned.add(key)
-            _log.warning(
-                message(
-                    f"The variable {key} is not one that this version knows; it has no effect",
-                    required="variables out of " + ", ".join(sorted(names)),
-                    next_step="correct its name or unset it",
-                )
+            warn_once(
+                f"The variable {key} is not one that this version knows; it has no effect",
+                required="variables out of " + ", ".join(sorted(names)),
+                next_step="correct its name or unset it",
             )
 
 

@@ -41,14 +41,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, _homes: Path) -> Iterato
     shutil.rmtree(home, ignore_errors=True)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets warnings that are given once a process be given again."""
-    from mxnet_trt_property import executor, session, settings
-    from mxnet_trt_property.cache import build
+    """Lets warnings that are given once a process be given again in each test."""
+    from mxnet_trt_property import logs
 
-    for module, name in ((executor, "_warned"), (settings, "_warned"), (session, "_announced"), (build, "_told")):
-        monkeypatch.setattr(module, name, set())
+    monkeypatch.setattr(logs, "_given", set())
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_wrong_setting_is_an_error() -> None:
 
 
 def test_report_and_log(caplog: pytest.LogCaptureFixture, fresh_warnings: None) -> None:
-    with caplog.at_level(logging.INFO, "mxnet_trt_property"):
+    with caplog.at_level(logging.DEBUG, "mxnet_trt_property"):
         executor = bound(mlp("logged_"), "TensorRT", {"data": (3, 5)}, seed=11)
         executor.forward()[0].wait_to_read()
     text = caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -134,9 +135,36 @@ def test_contents_of_the_sdist(built: tuple[Path, Path]) -> None:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "cpp").glob("*") if path.suffix in (".cc", ".h")}
     wanted |= {"setup.py", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", PTH}
+    # What the documents name, so that make, the tests and CI's own scripts work from the sdist alone.
+    wanted |= {"Makefile", "CONTRIBUTING.md", "ci/build_wheel.sh", "ci/new_user.py", "ci/docker/Dockerfile"}
+    wanted |= {"ci/docker/requirements.txt", "examples/mxnet_1_3.py", "docs/images/wavenet.svg"}
+    wanted |= {str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("*.py")}
     assert wanted <= names, wanted - names
     assert not [name for name in names if name.endswith((".so", ".pyc", ".o"))]
     assert not [name for name in names if name.endswith(("lib_api.h", "lib_api.cc", "NvInfer.h", "cuda.h"))]
+
+
+def test_the_readme_says_how_to_install_on_each_python() -> None:
+    found = runpy.run_path(str(ROOT / "ci" / "new_user.py"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for version in ("3.9", "3.10", "3.11", "3.12"):
+        assert found["install_lines"](readme, version)[0] == "pip install mxnet==1.9.1"
+    assert found["install_lines"](readme, "3.13")[0] == "pip install --no-deps mxnet==1.9.1"
+    assert "simple_bind" in found["program"](readme)
+    with pytest.raises(found["StepError"], match="does not say how to install on Python 3.8"):
+        found["install_lines"](readme, "3.8")
+
+
+def test_the_image_is_pinned_and_without_rights() -> None:
+    """What a linter does not ask for: versions of everything that pip installs, and a user that is not root."""
+    lines = (ROOT / "ci/docker/Dockerfile").read_text(encoding="utf-8").splitlines()
+    (base,) = (line for line in lines if line.startswith("FROM "))
+    assert re.fullmatch(r"FROM nvidia/cuda:\d+\.\d+\.\d+-runtime-ubuntu\d\d\.\d\d(@sha256:[0-9a-f]{64})?", base)
+    assert next(line for line in reversed(lines) if line.startswith("USER ")) == "USER 1000:1000"
+    required = (ROOT / "ci/docker/requirements.txt").read_text(encoding="utf-8").splitlines()
+    packages = [line for line in required if not line.startswith("#")]
+    assert "mxnet==1.9.1" in packages
+    assert all(re.fullmatch(r"[\w-]+==[\d.]+", line) for line in packages)
 
 
 @pytest.mark.slow

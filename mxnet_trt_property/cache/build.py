@@ -18,7 +18,7 @@ from mxnet_trt_property.cache import keys
 from mxnet_trt_property.cache.entry import Buffer, Entry
 from mxnet_trt_property.cache.folder import Folder, FolderError, default_path
 from mxnet_trt_property.engines.registry import Device, Engine, Options, Program
-from mxnet_trt_property.errors import message
+from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -26,7 +26,6 @@ PATIENCE_S = 300.0
 """How long to wait for another process that builds the same engine. The longest builds take minutes."""
 
 KIND = "engine"
-_told: set[str] = set()
 
 
 class Packed(NamedTuple):
@@ -142,8 +141,9 @@ def get(
     Raises:
         EngineError: The build failed.
     """
-    # An engine that can take new weights is of this process: what it takes is not known to the key.
-    variants = _variants(engine, device) if config.cache and not options.refittable else ()
+    # An engine that can take new weights is of this process: what it takes is not known to the key. One whose layers
+    # will be timed is asked for once.
+    variants = _variants(engine, device) if config.cache and not (options.refittable or options.layer_times) else ()
     folder = open_folder(config) if variants else None
     if folder is None or not isinstance(engine, CachingEngine):
         return building.build(engine, model(), options, device, label), False
@@ -167,7 +167,7 @@ def get(
                 except Exception as error:
                     refused.add(packed.inode)
                     what = f"{label}: {engine.name} refuses an engine of the cache; it is built again"
-                    _log.warning("%s", message(what, found=f"{packed.path.name}: {error}"))
+                    warn_once(what, found=f"{packed.path.name}: {error}", next_step="none: it is written anew")
         return None
 
     def keep(packed: Packed) -> None:
@@ -219,7 +219,7 @@ def open_folder(config: settings.Settings) -> Optional[Folder]:
     try:
         return Folder(path_of(config), config.cache_mb << 20)
     except FolderError as error:
-        if str(error) not in _told:
-            _told.add(str(error))
-            _log.warning("%s", error)
+        warn_once(
+            "Built engines are not kept", found=str(error), next_step="mxnet-trt doctor tells what the folder needs"
+        )
         return None

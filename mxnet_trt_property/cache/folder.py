@@ -23,6 +23,7 @@ import platformdirs
 from mxnet_trt_property.cache import entry, locks
 from mxnet_trt_property.cache.entry import Entry, EntryError
 from mxnet_trt_property.errors import TensorRTPropertyError, message
+from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -157,7 +158,7 @@ class Folder:
             return None
         except (OSError, EntryError, MemoryError) as error:
             what = "A file of the cache cannot be used and counts as not there"
-            _log.warning("%s", message(what, found=f"{file}: {error}", next_step="none: it is written anew"))
+            warn_once(what, found=f"{file}: {error}", next_step="none: it is written anew")
             return None
         with contextlib.suppress(OSError):  # a folder that can only be read serves all the same
             os.utime(file)
@@ -181,7 +182,7 @@ class Folder:
         except (OSError, ValueError, MemoryError) as error:
             what = f"An engine cannot be kept in the cache folder {self.path}; the next process builds it again"
             step = "make room, set MXNET_TENSORRT_CACHE_DIR to another folder, or MXNET_TENSORRT_CACHE=0"
-            _log.warning("%s", message(what, found=str(error), next_step=step))
+            warn_once(what, found=str(error), next_step=step)
             return False
         self.prune(keep=file.name)
         return True
@@ -333,7 +334,7 @@ def _unlink(path: Path) -> bool:
     try:
         path.unlink(missing_ok=True)  # another process removes entries, too
     except OSError as error:
-        _log.warning("%s", message(f"The cache cannot remove {path}", found=str(error), next_step="remove it"))
+        warn_once(f"The cache cannot remove {path}", found=str(error), next_step="remove it")
         return False
     return True
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Optional
 
 from mxnet_trt_property import forks
+from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -98,10 +99,10 @@ class Lock:
                 _log.info("waiting for process %s, which builds the same engine", owner)
                 told = True
             if time.monotonic() > end:
-                _log.warning(
-                    "process %s has built the same engine for %.0f s; this one builds it, too",
-                    owner or "unknown",
-                    self._patience_s,
+                warn_once(
+                    f"Process {owner or 'unknown'} has built the same engine for {self._patience_s:.0f} s; this one "
+                    "builds it, too",
+                    next_step="end that process if it hangs",
                 )
                 return self
             time.sleep(_POLL_S)

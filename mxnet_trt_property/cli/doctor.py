@@ -1,6 +1,6 @@
 """Tells what is installed here, which engines can run, what they say of each GPU, and whether activation works.
 
-The exit status is 0 if at least one engine can run, and 1 otherwise, with what to do about it.
+The exit status is 0 if MXNet can be imported and at least one engine can run, and 1 otherwise, with what to do then.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional
@@ -25,6 +26,9 @@ NAME = "doctor"
 _WIDTH = 100
 _LABEL = 16
 _RTX = 'pip install "mxnet-trt-property[rtx-cu12]"'
+# What MXNet imports besides NumPy, by module; for Pythons without a NumPy that MXNet's metadata allows.
+_OF_MXNET = {"requests": "requests<3", "graphviz": "graphviz<0.9"}
+_NEEDS_NUMPY_2 = (3, 13)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints the record; returns the exit status."""
     record = examine()
     print(json.dumps(record) if arguments.json else text(record))
-    return 0 if record["usable"] else 1
+    return 0 if record["usable"] and "error" not in record["mxnet"] else 1
 
 
 def examine() -> dict[str, Any]:
@@ -70,21 +74,50 @@ def _advice(record: dict[str, Any]) -> Iterator[str]:
         if "error" in package:
             yield f"pip install --force-reinstall {name}"
     if "error" in record["mxnet"]:
-        there = [name.replace(" ", "==") for name in record["mxnet"].get("packages", [])]
-        # Its own requirements ask for a NumPy that newer Pythons cannot have.
-        yield f"pip install --force-reinstall --no-deps {(there or ['mxnet==1.9.1'])[0]}"
+        yield f"MXNet cannot be imported: {_install_of_mxnet(record['mxnet'], sys.version_info[:2])}"
     if "error" in record["native_library"]:
         yield "reinstall mxnet-trt-property: its native library cannot be used"
     if not record["usable"]:
         yield "no engine can run: pip install onnxruntime serves every machine"
-        if record["gpus"]["devices"]:
-            # The engine knows the version that a GPU needs, where it needs an old one.
-            installs = [row["install"] for row in record["engines"] if row["name"] == "tensorrt_rtx" and row["install"]]
-            yield f"for the GPU: {(installs or [_RTX])[0]}"
-    elif not record["activation"]["works"] and not {"error"} & {*record["mxnet"], *record["native_library"]}:
+    devices = record["gpus"]["devices"]
+    if devices and not any(reason is None for device in devices for reason in device["engines"].values()):
+        yield f"no engine can use the GPU: {_install_for_gpus(record['engines'])}"
+    broken = {"error"} & {*record["mxnet"], *record["native_library"]}
+    if record["usable"] and not record["activation"]["works"] and not broken:
         yield "programs do not get TensorRT here: see activation"
     if record["cache"].get("problem"):
         yield record["cache"]["problem"].rpartition("next step: ")[2]
+
+
+def _install_of_mxnet(found: dict[str, Any], python: tuple[int, ...]) -> str:
+    """Returns the command that mends an MXNet that cannot be imported.
+
+    Args:
+        found: The record of MXNet, with its error.
+        python: The version of Python.
+    """
+    missing = re.search(r"No module named '(\w+)'", found["error"])
+    if missing and missing.group(1) in _OF_MXNET:
+        return f'pip install "{_OF_MXNET[missing.group(1)]}"'
+    there = [name.replace(" ", "==") for name in found.get("packages", [])]
+    if there:
+        # Its own requirements ask for a NumPy that newer Pythons cannot have.
+        return f"pip install --force-reinstall --no-deps {there[0]}"
+    if python < _NEEDS_NUMPY_2:
+        return "pip install mxnet==1.9.1"
+    rest = " ".join(f'"{name}"' for name in ("numpy>=2.1", *_OF_MXNET.values()))
+    return f"pip install --no-deps mxnet==1.9.1 && pip install {rest}"
+
+
+def _install_for_gpus(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns what to install, or to do, so that TensorRT can use the GPUs, none of which it can use now."""
+    ours = [row for row in rows if row["name"].startswith("tensorrt")]
+    # One that is there and refuses the GPUs knows best, such as the version that an older GPU needs.
+    for row in sorted(ours, key=lambda row: not row["version"]):
+        if row["version"] and row["reason"]:
+            step = row["reason"].rpartition("next step: ")[2]
+            return str(row["install"] or step)
+    return next((row["install"] for row in ours if row["name"] == "tensorrt_rtx" and row["install"]), _RTX)
 
 
 def text(record: dict[str, Any]) -> str:

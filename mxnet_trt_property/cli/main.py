@@ -12,7 +12,7 @@ from typing import Any, Optional
 from mxnet_trt_property import __version__
 from mxnet_trt_property.errors import TensorRTPropertyError, message
 
-_COMMANDS = ("demo", "explain", "plot", "bench", "build", "cache", "doctor")
+_COMMANDS = ("demo", "explain", "plot", "profile", "bench", "build", "cache", "doctor")
 
 
 class CommandError(TensorRTPropertyError):

@@ -27,9 +27,10 @@ from mxnet_trt_property.cache import keys
 from mxnet_trt_property.cache.build import Packed, Shelf
 from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import CudaError, Driver, default
-from mxnet_trt_property.engines import ort_packing
+from mxnet_trt_property.engines import layers, ort_packing, ort_profile
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.profiling import Section
 
 _log = logging.getLogger("mxnet_trt_property.onnxruntime")
 
@@ -39,6 +40,7 @@ MAX_BINDINGS = 8
 _INSTALL = "pip install onnxruntime"
 # Merges a Pad node into an average pooling that does not count its pad, which gives wrong numbers (seen in 1.19).
 _DISABLED_OPTIMIZERS = ["Pad_Fusion"]
+_SESSION_ARGUMENTS = {"providers": ["CPUExecutionProvider"], "disabled_optimizers": _DISABLED_OPTIMIZERS}
 
 _SEVERITY_INFO = 1
 _SEVERITY_FATAL = 4  # errors reach the user as exceptions, so that printing them too would say them twice
@@ -126,20 +128,26 @@ class OnnxRuntimeEngine:
             EngineError: ONNX Runtime refused the model, in its own words.
         """
         check_precision(self.name, options, label)
-        return self._program(model, _session_options(options, label), len(model), label)
+        kept = (model, options) if options.layer_times else None
+        return self._program(model, _session_options(options, label), len(model), label, kept)
 
-    def _program(self, source: Union[bytes, str], settings: Any, size_bytes: int, label: str) -> OnnxRuntimeProgram:
+    def _program(
+        self,
+        source: Union[bytes, str],
+        settings: Any,
+        size_bytes: int,
+        label: str,
+        kept: Optional[tuple[bytes, Options]] = None,
+    ) -> OnnxRuntimeProgram:
         """Makes the program of a model, by its bytes or its file's name."""
         runtime = _onnxruntime()
         try:
-            session = runtime.InferenceSession(
-                source, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED_OPTIMIZERS
-            )
+            session = runtime.InferenceSession(source, settings, **_SESSION_ARGUMENTS)
         except Exception as error:  # its exception types share no base of their own
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
         if hasattr(session, "_model_bytes"):
             session._model_bytes = None  # the whole model a second time, for a change of providers that never comes
-        return OnnxRuntimeProgram(session, size_bytes, self._driver, label)
+        return OnnxRuntimeProgram(session, size_bytes, self._driver, label, kept)
 
     # -- the cache on disk (cache/build.py: CachingEngine) -------------------------------------
 
@@ -207,8 +215,17 @@ def _session_options(options: Options, label: str) -> Any:
 class OnnxRuntimeProgram:
     """A session with its weights; ONNX Runtime lets any number of threads run it at once."""
 
-    def __init__(self, session: Any, size_bytes: int, driver: Driver, label: str) -> None:
+    def __init__(
+        self,
+        session: Any,
+        size_bytes: int,
+        driver: Driver,
+        label: str,
+        profiled: Optional[tuple[bytes, Options]] = None,
+    ) -> None:
+        """Takes over a session; `profiled` is its model and options where it will be asked for its nodes' times."""
         self.size_bytes = size_bytes
+        self._profiled = profiled
         self._session: Optional[Any] = session
         self._driver = driver
         self._label = label
@@ -227,6 +244,31 @@ class OnnxRuntimeProgram:
         if device.kind == "gpu":
             runner.stage(device.gpu_index)
         return runner
+
+    def layer_times(self, device: Device, runs: int) -> layers.LayerTimes:
+        """Times the nodes of the model, as `ProfiledProgram.layer_times` says.
+
+        Raises:
+            EngineError: The program was built without Options.layer_times, or ONNX Runtime failed.
+        """
+        if self._profiled is None:
+            raise EngineError(message(f"{self._label} was not built to be profiled", required="Options.layer_times"))
+        model, options = self._profiled
+        runtime = _onnxruntime()
+        feed = {t.name: layers.random_array(t.shape, np.dtype(t.dtype)) for t in self._inputs}
+        outputs = [np.zeros(t.shape, t.dtype) for t in self._outputs]
+        ins, outs = ([Buffer(a.ctypes.data, a.shape, a.dtype) for a in group] for group in (feed.values(), outputs))
+        runner = self.runner(Device("cpu", 0))
+        run_ms = layers.median_ms(lambda: runner.run(ins, outs, 0), runs)
+        try:
+            found = ort_profile.node_times(
+                runtime, model, _session_options(options, self._label), _SESSION_ARGUMENTS, feed, runs
+            )
+        except Exception as error:  # its exception types share no base of their own
+            raise _error(f"ONNX Runtime cannot profile {self._label}", error) from error
+        finally:
+            runner.close()
+        return layers.LayerTimes(found, run_ms)
 
     def close(self) -> None:
         """Lets go of the session; runners that exist keep it alive."""
@@ -272,9 +314,11 @@ class OnnxRuntimeRunner:
                 return
             self._check(inputs, outputs)  # before anything is copied into memory of the model's sizes
             with self._driver.on_device(staging.gpu_index):
-                host_inputs = staging.fetch(inputs, stream)
+                with Section("copy in", self._label):
+                    host_inputs = staging.fetch(inputs, stream)
                 self._run(self._session, host_inputs, staging.hosts(outputs, len(inputs)))
-                staging.store(outputs, len(inputs), stream)
+                with Section("copy out", self._label):
+                    staging.store(outputs, len(inputs), stream)
 
     def _run(self, session: Any, inputs: Sequence[Buffer], outputs: Sequence[Buffer]) -> None:
         key = (tuple(inputs), tuple(outputs))

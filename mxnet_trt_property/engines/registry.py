@@ -15,6 +15,7 @@ import numpy as np
 
 from mxnet_trt_property import forks
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -57,12 +58,14 @@ class Options:
         verbose: Whether the engine's own messages are logged.
         refittable: Whether the weights of the engine are likely to change (MXNET_TENSORRT_REFIT): an engine that can
             then makes a `RefittableProgram`, and one that cannot ignores it.
+        layer_times: Whether the program will be asked for its layers' times (engines/layers.py).
     """
 
     precision: str = "fp32"
     workspace_bytes: int = 0
     verbose: bool = False
     refittable: bool = False
+    layer_times: bool = False
 
 
 class Runner(Protocol):
@@ -115,6 +118,8 @@ class Program(Protocol):
 
     def close(self) -> None:
         """Frees what the program owns; runners that exist keep working. May be repeated."""
+
+    # It may also have a method `layer_times`: engines/layers.py.
 
 
 @runtime_checkable
@@ -246,8 +251,10 @@ def _leave_behind() -> object:
             continue
         try:
             left.append(leave())
-        except Exception:  # the others must be left behind all the same
-            _log.warning("engine %s failed in the child of a fork", engine.name, exc_info=True)
+        except Exception as error:  # the others must be left behind all the same
+            step = "start workers with the 'spawn' method, or have the engine's author mend its `leave_behind`"
+            what = f"Engine {engine.name} failed in the child of a fork"
+            warn_once(what, found=str(error), next_step=step, error=error)
             left.append(engine)
     return left
 
@@ -267,7 +274,11 @@ def names() -> tuple[str, ...]:
             # A package that is found twice, as one that is installed in two folders of the path, is one package.
             for point in dict.fromkeys(_entry_points()):
                 if point.name in _FACTORIES or point.name == "auto":
-                    _log.warning("entry point %s (%s) is ignored: the engine name is taken", point, ENTRY_POINT_GROUP)
+                    warn_once(
+                        f"The entry point {point.name} ({ENTRY_POINT_GROUP}) is ignored: an engine has that name",
+                        found=point.value,
+                        next_step="uninstall one of the packages that offer it, or have its author rename it",
+                    )
                 else:
                     # Loaded at first use: a broken third-party package must not stop the other engines.
                     register(point.name, lambda point=point: point.load()())  # type: ignore[misc]
@@ -326,6 +337,22 @@ def replaced(name: str, engine: Engine) -> Iterator[None]:
         yield
     finally:
         _LOADED[name] = before
+
+
+@contextmanager
+def changed(change: Callable[[Engine], Engine]) -> Iterator[None]:
+    """Gives out each engine as `change` returns it, for a block; for tools that look over an engine's shoulder."""
+    before = {}
+    for name in names():
+        try:
+            before[name] = get(name)
+        except Exception:  # noqa: BLE001 - `choose` tells of an engine that cannot be had
+            continue
+    _LOADED.update({name: change(engine) for name, engine in before.items()})
+    try:
+        yield
+    finally:
+        _LOADED.update(before)
 
 
 def choose(wanted: str, device: Device) -> Choice:

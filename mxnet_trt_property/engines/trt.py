@@ -193,6 +193,7 @@ class TensorRTEngine:
         *,
         refittable: bool,
     ) -> TensorRTProgram:
+        self._library.detailed = options.layer_times
         targets = self._targets(self._driver.device_info(device.gpu_index))
         timings = None
         if shelf is not None and not self._is_rtx:  # TensorRT-RTX measures nothing

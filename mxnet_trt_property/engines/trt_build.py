@@ -86,6 +86,7 @@ class Library:
         self._numbers = itertools.count(1)
         self._errors: collections.deque[tuple[int, str]] = collections.deque(maxlen=_KEPT_MESSAGES)
         self.verbose = False
+        self.detailed = False  # whether engines are built to tell what their layers were made of
 
     def module(self) -> Any:
         """Returns the bindings module.
@@ -223,6 +224,8 @@ class Library:
             config = builder.create_builder_config()
             if workspace_bytes:
                 config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+            if self.detailed and hasattr(trt, "ProfilingVerbosity"):
+                config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
             self._target(config, compute_capabilities)
             if refittable:
                 config.set_flag(trt.BuilderFlag.REFIT)

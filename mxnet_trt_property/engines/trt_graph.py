@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional
@@ -18,11 +17,11 @@ from mxnet_trt_property import cuda_graph, native
 from mxnet_trt_property.cuda_driver import CudaError, Driver
 from mxnet_trt_property.engines.registry import Buffer
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.logs import warn_once
+from mxnet_trt_property.profiling import Section
 
 if TYPE_CHECKING:
     from mxnet_trt_property.engines.trt_run import TensorRTRunner
-
-_log = logging.getLogger("mxnet_trt_property")
 
 # Runs on GPU arrays that were captured at their own addresses; arrays that keep moving go through the runner's memory.
 _MOST_IN_PLACE = 4
@@ -284,14 +283,18 @@ class Captures:
         if not self._possible:
             return
         try:
-            if runner.host_arrays:
-                self._capture_host_arrays(runner)
-            else:
-                self._capture_gpu_arrays(runner)
+            with Section("capture", self._label):
+                if runner.host_arrays:
+                    self._capture_host_arrays(runner)
+                else:
+                    self._capture_gpu_arrays(runner)
         except EngineError as error:
             self._possible = False
-            what = f"{self._label} cannot be captured in a CUDA graph; each run is queued anew, which is slower"
-            _log.warning(message(what, found=str(error)))
+            warn_once(
+                f"{self._label} cannot be captured in a CUDA graph; each run is queued anew, which is slower",
+                found=str(error),
+                next_step="nothing, if it is fast enough: results are the same; else another version of TensorRT",
+            )
 
     def close(self) -> None:
         """Frees everything. The device must be current and no replay under way."""

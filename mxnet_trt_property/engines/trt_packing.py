@@ -16,6 +16,7 @@ from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import Driver
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec
 from mxnet_trt_property.errors import TensorRTPropertyError
+from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -93,7 +94,8 @@ def kernels_of(
     try:
         return Kernels(library, engine, shelf, keys.gpu(driver, gpu_index))
     except Exception as error:  # an engine that runs is worth more than its kernels' cache
-        _log.warning("%s cannot keep its compiled kernels: %s", library.full_name, error)
+        step = "report it; until then each process compiles the kernels"
+        warn_once(f"{library.full_name} cannot keep its compiled kernels", found=str(error), next_step=step)
         return None
 
 
@@ -119,7 +121,8 @@ class Timings:
             config.set_timing_cache(self._cache, False)
         except Exception as error:
             self._cache = None
-            _log.warning("TensorRT builds without the timings of earlier builds: %s", error)
+            step = "report it; until then builds take longer"
+            warn_once("TensorRT builds without the timings of earlier builds", found=str(error), next_step=step)
 
     def keep(self) -> None:
         """Writes what the build added."""

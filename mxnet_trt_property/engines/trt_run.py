@@ -27,13 +27,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
+import numpy as np
+
 from mxnet_trt_property.cache.build import Shelf
 from mxnet_trt_property.cuda_driver import CudaError, Driver
-from mxnet_trt_property.engines import trt_graph, trt_refit
+from mxnet_trt_property.engines import trt_graph, trt_profile, trt_refit
+from mxnet_trt_property.engines.layers import LayerTimes, random_array
 from mxnet_trt_property.engines.registry import Buffer, Device, RefitError, Runner, check_buffer, check_count
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
 from mxnet_trt_property.engines.trt_packing import Kernels, kernels_of
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.profiling import Section
 
 # TensorRT-RTX launches kernels so that one may start before the one in front of it has ended. On GPUs that it is not
 # made for they then read what is not written yet: seen with 1.5.0.114 on an H100, where results changed from run to run
@@ -150,10 +154,28 @@ class TensorRTProgram:
         Raises:
             EngineError: The copy cannot be loaded or refitted.
         """
-        made = TensorRTProgram(self._library, self._driver, self.plan, self._label)
+        made = TensorRTProgram(self._library, self._driver, self.plan, self._label, self._shelf)
         made.load(device.gpu_index)
         made.refit(model, ())
         return made
+
+    def layer_times(self, device: Device, runs: int) -> LayerTimes:
+        """Times layers and copies on host arrays, as `ProfiledProgram.layer_times` says.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        host = Device("cpu", 0, device.gpu_index)
+        inputs = [random_array(spec.shape, np.dtype(spec.dtype)) for spec in self.plan.inputs]
+        outputs = [np.zeros(spec.shape, spec.dtype) for spec in self.plan.outputs]
+        runner, measured = self.runner(host), self.runner(host)
+        try:
+            whole_ms = trt_profile.run_ms(runner, inputs, outputs, runs)
+            trt_profile.run(measured, inputs, outputs)  # fills its memory: what is in new memory may be no index
+            return measured.layer_times(whole_ms, runs)
+        finally:
+            runner.close()
+            measured.close()
 
     def close(self) -> None:
         """Unloads the engine from all devices; one that a runner still uses goes with that runner."""
@@ -295,6 +317,7 @@ class TensorRTRunner:
         self._resources = _Resources(engine)
         self._finalizer = weakref.finalize(self, self._resources.close)
         self._prepared: Optional[tuple[Any, Any]] = None
+        self.profiler: Optional[Any] = None  # of TensorRT's, if it times layers
         self.slots = [self._slot(spec, True) for spec in engine.inputs]
         self.slots += [self._slot(spec, False) for spec in engine.outputs]
         try:
@@ -444,12 +467,8 @@ class TensorRTRunner:
 
     def enqueue_parts(self, stream: int, copies_in: bool, copies_out: bool) -> None:
         """Does what `enqueue` does, without the copies where they are not wanted."""
-        for slot in self.slots:
-            if copies_in and slot.is_input and slot.own and slot.nbytes:
-                if self._host_arrays:
-                    self._driver.copy_to_device(slot.own, slot.pinned, slot.nbytes, stream)
-                elif slot.given == slot.own:
-                    self._driver.copy_on_device(slot.own, slot.array, slot.nbytes, stream)
+        if copies_in:
+            self.copy_in(stream)
         context, library = self._resources.context, self._engine.library
         mark = library.mark()
         if context is None or not context.execute_async_v3(stream):
@@ -460,12 +479,34 @@ class TensorRTRunner:
                     next_step="set MXNET_TENSORRT_ENGINE=onnxruntime to run without TensorRT",
                 )
             )
+        if copies_out:
+            self.copy_out(stream)
+
+    def copy_in(self, stream: int) -> None:
+        """Queues the copies of the inputs to where the engine reads them."""
         for slot in self.slots:
-            if copies_out and not slot.is_input and slot.own and slot.nbytes:
+            if slot.is_input and slot.own and slot.nbytes:
+                if self._host_arrays:
+                    self._driver.copy_to_device(slot.own, slot.pinned, slot.nbytes, stream)
+                elif slot.given == slot.own:
+                    self._driver.copy_on_device(slot.own, slot.array, slot.nbytes, stream)
+
+    def copy_out(self, stream: int) -> None:
+        """Queues the copies of the outputs from where the engine writes them."""
+        for slot in self.slots:
+            if not slot.is_input and slot.own and slot.nbytes:
                 if self._host_arrays:
                     self._driver.copy_to_host(slot.pinned, slot.own, slot.nbytes, stream)
                 elif slot.given == slot.own:
                     self._driver.copy_on_device(slot.array, slot.own, slot.nbytes, stream)
+
+    def layer_times(self, whole_ms: float, runs: int) -> LayerTimes:
+        """Times layers and copies; see `trt_profile.layer_times`. The runner is for nothing else afterwards."""
+        with self._resources.lock, self._driver.on_device(self._engine.gpu_index):
+            engine = self._engine
+            return trt_profile.layer_times(
+                engine.library, self._driver, self, self._resources.context, engine.engine, whole_ms, runs
+            )
 
     def run(self, inputs: Sequence[Buffer], outputs: Sequence[Buffer], stream: int) -> None:
         """Runs the engine; see `Runner.run`. The current context of the calling thread is left as it was.
@@ -502,14 +543,21 @@ class TensorRTRunner:
         if not self._host_arrays:
             self.enqueue(stream)
             return
-        for slot in self.slots:
-            if slot.is_input and slot.pinned:
-                ctypes.memmove(slot.pinned, slot.array, slot.nbytes)
-        self.enqueue(self.stream)
-        self._driver.synchronize(self.stream)
-        for slot in self.slots:
-            if not slot.is_input and slot.pinned:
-                ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
+        label = self._engine.label
+        with Section("copy in", label):
+            for slot in self.slots:
+                if slot.is_input and slot.pinned:
+                    ctypes.memmove(slot.pinned, slot.array, slot.nbytes)
+            self.copy_in(self.stream)
+        with Section("run", label):
+            self.enqueue_parts(self.stream, copies_in=False, copies_out=False)
+            self._driver.synchronize(self.stream)
+        with Section("copy out", label):
+            self.copy_out(self.stream)
+            self._driver.synchronize(self.stream)
+            for slot in self.slots:
+                if not slot.is_input and slot.pinned:
+                    ctypes.memmove(slot.array, slot.pinned, slot.nbytes)
 
     def close(self) -> None:
         """Waits for a run under way, then frees context, stream and memory."""

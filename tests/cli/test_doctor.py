@@ -133,15 +133,15 @@ def test_no_engine(environment: Environment) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("hidden", "part", "advice"),
+    ("hidden", "part", "status", "advice"),
     [
-        ("mxnet", "mxnet", "pip install --force-reinstall --no-deps mxnet==1.9.1"),
-        ("onnx", "packages", "pip install --force-reinstall onnx"),
+        ("mxnet", "mxnet", 1, "MXNet cannot be imported: pip install --force-reinstall --no-deps mxnet==1.9.1"),
+        ("onnx", "packages", 0, "pip install --force-reinstall onnx"),
     ],
 )
-def test_a_package_is_missing(environment: Environment, hidden: str, part: str, advice: str) -> None:
+def test_a_package_is_missing(environment: Environment, hidden: str, part: str, status: int, advice: str) -> None:
     environment.hide(hidden)
-    record = environment.record(status=0)
+    record = environment.record(status=status)
     found = record[part] if part == "mxnet" else record[part][hidden]
     assert found["error"] == f"ModuleNotFoundError: No module named '{hidden}'"
     assert not record["activation"]["works"]
@@ -168,7 +168,7 @@ def test_numpy_is_missing(environment: Environment) -> None:
 @pytest.mark.slow
 def test_a_library_that_crashes(environment: Environment) -> None:
     environment.add("mxnet/__init__.py", "import os\nos.abort()\n")
-    record = environment.record(status=0)
+    record = environment.record(status=1)
     assert "Abort" in record["mxnet"]["error"]
     assert "Abort" in record["activation"]["error"]
     assert record["usable"]
@@ -200,6 +200,8 @@ def test_a_gpu_that_an_engine_refuses(environment: Environment) -> None:
     assert first["mxnet"].startswith("nothing: ")
     assert rows(record)["tensorrt"]["version"] == "99.0"
     assert record["activation"]["engines"] == record["usable"] == ["onnxruntime"]
+    (advice,) = record["advice"]
+    assert advice.startswith("no engine can use the GPU: install a version of TensorRT that supports this GPU")
     assert "refuses GPU 1 (Fake H100" in " ".join(doctor.text(record).split())
 
 
@@ -211,7 +213,67 @@ def test_a_gpu_that_an_engine_takes(environment: Environment) -> None:
     record = environment.record(status=0)
     assert record["gpus"]["devices"][1]["engines"]["tensorrt"] is None
     assert record["activation"]["engines"] == ["tensorrt"], record["activation"]
+    assert record["advice"] == []
     assert "tensorrt          can use it" in doctor.text(record)
+
+
+@pytest.mark.slow
+def test_a_hopper_gpu_that_tensorrt_rtx_refuses(environment: Environment) -> None:
+    environment.fake_driver()
+    environment.hide("tensorrt", "tensorrt_bindings")
+    environment.add("tensorrt_rtx.py", TENSORRT.format(refuses=True))
+    record = environment.record(status=0)
+    assert record["activation"]["engines"] == record["usable"] == ["onnxruntime"]
+    assert record["advice"] == ["no engine can use the GPU: pip install tensorrt-rtx-cu12==1.5.0.114"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "advice"),
+    [
+        (
+            [("tensorrt", "", "not there", "pip install a"), ("tensorrt_rtx", "1.7", "refuses | next step: newer "
+             "versions dropped Hopper: pip install tensorrt-rtx-cu12==1.5.0.114",
+             "pip install tensorrt-rtx-cu12==1.5.0.114")],
+            "pip install tensorrt-rtx-cu12==1.5.0.114",
+        ),
+        (
+            [("tensorrt", "10.1", "refuses | next step: update the driver", None)],
+            "update the driver",
+        ),
+        (
+            [("tensorrt", "", "not there", "pip install a"), ("tensorrt_rtx", "", "not there", "pip install b")],
+            "pip install b",
+        ),
+    ],
+)  # fmt: skip
+def test_advice_for_a_gpu(rows: list[tuple[Any, ...]], advice: str) -> None:
+    records = [dict(zip(("name", "version", "reason", "install"), row)) for row in rows]
+    assert doctor._install_for_gpus(records) == advice
+
+
+@pytest.mark.parametrize(
+    ("error", "packages", "python", "command"),
+    [
+        ("ModuleNotFoundError: No module named 'mxnet'", [], (3, 9), "pip install mxnet==1.9.1"),
+        (
+            "ModuleNotFoundError: No module named 'mxnet'",
+            [],
+            (3, 13),
+            'pip install --no-deps mxnet==1.9.1 && pip install "numpy>=2.1" "requests<3" "graphviz<0.9"',
+        ),
+        ("ModuleNotFoundError: No module named 'requests'", ["mxnet 1.9.1"], (3, 13), 'pip install "requests<3"'),
+        (
+            "OSError: libmxnet.so: file too short",
+            ["mxnet-cu112 1.9.1"],
+            (3, 11),
+            "pip install --force-reinstall --no-deps mxnet-cu112==1.9.1",
+        ),
+    ],
+)
+def test_advice_for_an_mxnet_that_cannot_be_imported(
+    error: str, packages: list[str], python: tuple[int, int], command: str
+) -> None:
+    assert doctor._install_of_mxnet({"error": error, "packages": packages}, python) == command
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct work {
   void *to, *from;
@@ -302,14 +303,30 @@ int cuStreamDestroy_v2(void* stream) {
 int cuStreamWaitEvent(void* stream, void* event, unsigned flags) {
   return foreign(stream) ? 400 : event && !flags ? fault("cuStreamWaitEvent") : 1;
 }
-int cuEventCreate(void** event, unsigned flags) { return cuStreamCreate(event, flags); }
-int cuEventDestroy_v2(void* event) { return cuStreamDestroy_v2(event); }
-int cuEventRecord(void* event, void* stream) { return stream && foreign(stream) ? 400 : event ? 0 : 1; }
+int cuEventCreate(void** event, unsigned flags) {
+  (void)flags;
+  *event = calloc(1, sizeof(struct timespec));
+  __sync_fetch_and_add(&live_streams, 1);
+  return 0;
+}
+int cuEventRecord(void* event, void* stream) {
+  if (stream && foreign(stream)) return 400;
+  return event && !clock_gettime(CLOCK_MONOTONIC, event) ? 0 : 1;
+}
+int cuEventElapsedTime(float* milliseconds, void* first, void* second) {
+  struct timespec *a = first, *b = second;
+  *milliseconds = (float)((b->tv_sec - a->tv_sec) * 1e3 + (b->tv_nsec - a->tv_nsec) / 1e6);
+  return 0;
+}
+int cuEventDestroy_v2(void* event) {
+  free(event);
+  __sync_fetch_and_sub(&live_streams, 1);
+  return 0;
+}
 int cuStreamSynchronize(void* stream) { return stream && foreign(stream) ? 201 : fault("cuStreamSynchronize"); }
 
 int fake_current_device(void) { return current(); }
 size_t fake_used_on(int device) { return used_on(device); }
-
 /* What tests ask: contexts pushed and not popped, things not freed, copies made. */
 int fake_depth(void) { return depth; }
 int fake_live(void) { return live_device + live_host + live_streams + live_graphs + pins; }

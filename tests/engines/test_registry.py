@@ -82,7 +82,7 @@ def test_entry_points_are_loaded_at_first_use(
 ) -> None:
     class Point:
         def __init__(self, name: str) -> None:
-            self.name = name
+            self.name, self.value = name, f"{name}:Engine"
 
         def load(self) -> Any:
             if self.name == "theirs":
