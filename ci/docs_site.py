@@ -85,11 +85,12 @@ def assemble() -> None:
 
 def _variables() -> str:
     """Returns the page with the table of variables."""
+    table = with_links(settings.markdown_table(), "")
     return (
         f"# Variables\n\n`{settings.BACKEND_VARIABLE}={settings.BACKEND}` (or `{settings.OLD_SWITCH}=1`, its name in "
         "MXNet 1.3) turns TensorRT on. The others are read at each use, so a program may set them in mid-run. The same "
         f"names in lower case without `{settings.PREFIX}` are the options of `optimize_for('TensorRT', ...)` and of "
-        f"`compile`; an option goes before its variable.\n\n{settings.markdown_table()}"
+        f"`compile`; an option goes before its variable.\n\n{table}"
     )
 
 

@@ -139,10 +139,11 @@ class User:
 
 def install_lines(readme: str, version: str) -> list[str]:
     """Returns the README's lines for installing on one version of Python."""
-    for first, last, block in re.findall(r"^Python (3\.\d+)(?: to (3\.\d+))?:\n\n```\n(.*?)```", readme, re.M | re.S):
+    found = re.findall(r"^Python (3\.\d+)(?: to (3\.\d+))?:\n\n```console\n(.*?)```", readme, re.M | re.S)
+    for first, last, block in found:
         numbers = [int(v.partition(".")[2]) for v in (first, version, last or first)]
         if numbers[0] <= numbers[1] <= numbers[2]:
-            return [line for line in block.splitlines() if line]
+            return [line[2:] for line in block.splitlines() if line.startswith("$ ")]
     raise StepError(f"the README does not say how to install on Python {version}")
 
 

@@ -18,11 +18,6 @@ NOT_SEARCHED = ("operators",)
 # In these files the name `what` is of an action, which becomes a part of one message.
 ACTIONS = ("cuda_driver.py", "cuda_events.py", "cuda_graph.py")
 GAP = "…"
-# In these files the name `what` is of an action, which becomes a part of one message.
-ACTIONS = ("cuda_driver.py", "cuda_events.py", "cuda_graph.py")
-GAP = "…"
-# They become the part "found" of another message.
-PARTS = ("the checksum is wrong", "the lengths do not fit", "dtype …", "… (…)", "the ONNX name … is taken")
 
 
 def in_sources(with_plain_errors: bool = False) -> dict[str, list[str]]:

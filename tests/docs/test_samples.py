@@ -36,7 +36,9 @@ PAGES = [
     *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
     *sorted(f"examples/{page.name}" for page in (ROOT / "examples").glob("*.md")),
 ]
-LANGUAGES = ("python", "console", "text", "json", "c", "dockerfile", "yaml", "{eval-rst}")
+# Pages whose samples are parts of one package, which another test puts together.
+RUN_BY_OTHERS = {"docs/engines.md": "tests/engines/test_documented.py"}
+LANGUAGES = ("python", "console", "text", "json", "c", "dockerfile", "toml", "yaml", "{eval-rst}")
 # They install, need a clone or the network, or never end; tests/test_package.py and ci/ run what they do.
 SHOWN_ONLY = re.compile(r"(sudo |cd |git |pip |make |tox|docker |apt-get |ci/|\.venv/|python -m venv|source )")
 INSTEAD = {"make demo": "mxnet-trt demo --seconds 0.1"}
@@ -119,7 +121,12 @@ def has_commands(page: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.slow] if has_commands(page) else []) for page in PAGES]
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if has_commands(page) else [])
+        for page in PAGES
+        if page not in RUN_BY_OTHERS
+    ],
 )
 def test_samples(
     page: str, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_warnings: None
