@@ -14,15 +14,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional, cast
 
 import numpy as np
 
 from mxnet_trt_property import forks
-from mxnet_trt_property.engines.registry import Device, Engine, Options, Program, Runner
+from mxnet_trt_property.engines.registry import Device, Engine, FlexibleProgram, Options, Program, Runner, Shapes
 
 # Programs that no session holds are kept up to this many; each holds its weights in memory.
 _KEPT = 16
+
+# Of a program that serves a range of shapes so many runners wait; each has memory of its own.
+_IDLE_RUNNERS = 8
 
 
 class Key(NamedTuple):
@@ -43,20 +46,31 @@ class Entry:
     program: Program
     engine: str
     seconds: float
-    idle: list[Runner] = field(default_factory=list)
+    idle: list[tuple[Optional[Shapes], Runner]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take_runner(self, device: Device) -> Runner:
-        """Returns an idle runner, or a new one."""
-        with self.lock:
-            if self.idle:
-                return self.idle.pop()
-        return self.program.runner(device)
+    def take_runner(self, device: Device, shapes: Optional[Shapes]) -> Runner:
+        """Returns an idle runner, or a new one.
 
-    def give_back(self, runner: Runner) -> None:
-        """Keeps a runner that its session no longer needs for the next one."""
+        Args:
+            device: Where the arrays lie.
+            shapes: The arrays' shapes, for a program that was built for a range of them.
+        """
         with self.lock:
-            self.idle.append(runner)
+            for place in reversed(range(len(self.idle))):
+                if self.idle[place][0] == shapes:
+                    return self.idle.pop(place)[1]
+        if shapes is None:
+            return self.program.runner(device)
+        return cast(FlexibleProgram, self.program).runner_for(device, shapes)
+
+    def give_back(self, runner: Runner, shapes: Optional[Shapes]) -> None:
+        """Keeps a runner that its session no longer needs for the next one with these shapes."""
+        with self.lock:
+            self.idle.append((shapes, runner))
+            gone = self.idle.pop(0)[1] if shapes is not None and len(self.idle) > _IDLE_RUNNERS else None
+        if gone is not None:
+            gone.close()
 
 
 _entries: OrderedDict[Key, Entry] = OrderedDict()

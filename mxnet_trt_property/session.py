@@ -7,6 +7,7 @@ everything works on the subgraph's JSON text and on views of the arrays' memory.
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import itertools
 import json
 import logging
@@ -18,9 +19,20 @@ from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
-from mxnet_trt_property import cuda_driver, forks, freezing, native, precision, programs, settings, subgraph
+from mxnet_trt_property import (
+    cuda_driver,
+    dynamic_shapes,
+    forks,
+    freezing,
+    native,
+    precision,
+    programs,
+    settings,
+    subgraph,
+)
+from mxnet_trt_property.convert import ConvertedModel
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner, Shapes
 from mxnet_trt_property.errors import EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -63,6 +75,7 @@ class Session:
         frozen: freezing.Restored,
         config: settings.Settings,
         device: Device,
+        fitted: Optional[dynamic_shapes.Fitted] = None,
     ) -> None:
         """Chooses the engines; nothing is built before the first forward.
 
@@ -72,6 +85,7 @@ class Session:
             frozen: Which of its variables are inputs of the node, and the values of the others.
             config: The settings.
             device: Where the node's arrays lie.
+            fitted: The model that serves these shapes and others, if there is one.
 
         Raises:
             EngineError: No engine can run arrays of `device` on this machine.
@@ -80,6 +94,7 @@ class Session:
         self.graph = graph
         self._config = config
         self._device = device
+        self._fitted = fitted
         self._options = Options(
             precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose
         )
@@ -112,6 +127,7 @@ class Session:
         self._attached: tuple[int, ...] = ()
         self._digests: dict[int, bytes] = {}
         self._entry: Optional[programs.Entry] = None
+        self._shapes: Optional[Shapes] = None  # of the runner, where its program serves others too
         self._runner: Optional[Runner] = None
         # The runner once more, where it can be replayed. Asked once: isinstance() of a protocol imports modules, which
         # fails in an executor that is deleted while the interpreter goes.
@@ -180,7 +196,7 @@ class Session:
             self._detach_replays()
             if self._replayable is not None:
                 self._replayable.unpin()
-            self._entry.give_back(self._runner)
+            self._entry.give_back(self._runner, self._shapes)
         self._entry = self._runner = self._replayable = None
 
     def leave_behind(self) -> object:
@@ -228,13 +244,46 @@ class Session:
         return values
 
     def _build(self, inputs: Any, stream: int) -> None:
+        if self._fitted is not None and not self._take_flexible(self._fitted, inputs, stream):
+            self._fitted = None
+        if self._fitted is None:
+            self._take(self.graph.structure, self.graph.model, None, self._options, inputs, stream)
+
+    def _take_flexible(self, fitted: dynamic_shapes.Fitted, inputs: Any, stream: int) -> bool:
+        """Takes a program that serves a range of shapes; returns whether the engine can have it."""
+        engine = self._engines[0]
+        place = (fitted.structure, engine.name, self._options)
+        reason = dynamic_shapes.refusal(place)
+        if reason is None and not getattr(engine, "takes_profiles", False):
+            reason = "it takes no profiles"
+        if reason is None:
+            options = dataclasses.replace(self._options, profile=fitted.template.profile)
+            try:
+                self._take(fitted.structure, fitted.template.model, fitted.shapes, options, inputs, stream)
+                return True
+            except Exception as error:  # noqa: BLE001 - whatever it raises, with fixed shapes it may do it right
+                reason = str(error) or type(error).__name__
+                dynamic_shapes.note_refusal(place, reason)
+        dynamic_shapes.tell(self.label, f"engine {engine.name} cannot have one for all of them: {reason}")
+        return False
+
+    def _take(
+        self,
+        structure: str,
+        converted: ConvertedModel,
+        shapes: Optional[Shapes],
+        options: Options,
+        inputs: Any,
+        stream: int,
+    ) -> None:
+        """Takes a runner of the program for a model, and builds that if nobody has."""
         engine = self._engines[0]
         key = programs.Key(
-            self.graph.structure,
+            structure,
             tuple(self._digests[w] for w in self.graph.weight_positions),
             engine.name,
             engine.version(),
-            (self._options.precision, self._config.keep_fp32, self._options.workspace_bytes),
+            (options.precision, self._config.keep_fp32, options.workspace_bytes, options.profile),
             self._device,
         )
 
@@ -242,29 +291,31 @@ class Session:
             values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
             if self._store is not None:
                 values.update({w: self._store.array(number) for w, number in self._frozen.items()})
-            serialized = self.graph.model.serialize(values)
-            if self._options.precision != "fp16":
+            serialized = converted.serialize(values)
+            if options.precision != "fp16":
                 return serialized
             near = self._beyond_float16(serialized, inputs, stream)
             return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
 
-        self._entry, built = programs.get(key, engine, model, self._options, self._device, self.label)
+        entry, built = programs.get(key, engine, model, options, self._device, self.label)
         if self._store is not None:
             self._store.drop_pages()
-        self._runner = self._entry.take_runner(self._device)
+        self._runner = entry.take_runner(self._device, shapes)
+        self._entry, self._shapes = entry, shapes
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
             self._replayable.pin(self._stable)
         if built:
             self._builds += 1
             _log.info(
-                "%s: %s engine built in %.2f s, %.1f MB, %d nodes, %s",
+                "%s: %s engine built in %.2f s, %.1f MB, %d nodes, %s%s",
                 self.label,
                 engine.name,
                 self._entry.seconds,
                 self._entry.program.size_bytes / 1e6,
                 self.report.nodes,
                 self._config.precision,
+                "" if shapes is None or self._fitted is None else f", inputs {self._fitted.template.describe()}",
             )
 
     def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:
@@ -348,7 +399,9 @@ def create(
     frozen = freezing.restore(text, attrs, shapes, dtypes, label)
     graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
     device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
-    session = Session(label, graph, frozen, config, device)
+    sizes = attrs.get(dynamic_shapes.ATTRIBUTE)
+    fitted = dynamic_shapes.find(sizes, frozen.text, frozen.shapes, frozen.dtypes, graph, label)
+    session = Session(label, graph, frozen, config, device, fitted)
     with _sessions_lock:
         state_id = session.state_id = next(_next_id)
         _sessions[state_id] = session

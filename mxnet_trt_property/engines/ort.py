@@ -24,7 +24,16 @@ import numpy as np
 
 from mxnet_trt_property import forks, native
 from mxnet_trt_property.cuda_driver import CudaError, Driver, default
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
+from mxnet_trt_property.engines.registry import (
+    Buffer,
+    Device,
+    Options,
+    Shapes,
+    check_buffer,
+    check_count,
+    check_precision,
+    with_shapes,
+)
 from mxnet_trt_property.errors import EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property.onnxruntime")
@@ -57,7 +66,7 @@ _EMPTY = np.zeros(64, np.uint8)
 
 class _Tensor(NamedTuple):
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # -1 for a size that is a runner's
     dtype: str
 
 
@@ -69,6 +78,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    takes_profiles = True
 
     def __init__(self, driver: Optional[Driver] = None) -> None:
         self._driver = driver or default()
@@ -133,19 +143,19 @@ class OnnxRuntimeEngine:
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
         if hasattr(session, "_model_bytes"):
             session._model_bytes = None  # the whole model a second time, for a change of providers that never comes
-        return OnnxRuntimeProgram(session, len(model), self._driver, label)
+        return OnnxRuntimeProgram(session, len(model), self._driver, label, bool(options.profile))
 
 
 class OnnxRuntimeProgram:
     """A session with its weights; ONNX Runtime lets any number of threads run it at once."""
 
-    def __init__(self, session: Any, size_bytes: int, driver: Driver, label: str) -> None:
+    def __init__(self, session: Any, size_bytes: int, driver: Driver, label: str, is_flexible: bool = False) -> None:
         self.size_bytes = size_bytes
         self._session: Optional[Any] = session
         self._driver = driver
         self._label = label
-        self._inputs = [_tensor(value, label) for value in session.get_inputs()]
-        self._outputs = [_tensor(value, label) for value in session.get_outputs()]
+        self._inputs = [_tensor(value, label, is_flexible) for value in session.get_inputs()]
+        self._outputs = [_tensor(value, label, is_flexible) for value in session.get_outputs()]
 
     def runner(self, device: Device) -> OnnxRuntimeRunner:
         """Returns a new runner for arrays on `device`.
@@ -153,9 +163,20 @@ class OnnxRuntimeProgram:
         Raises:
             EngineError: The program is closed, or there is no pinned memory for arrays on a GPU.
         """
+        return self._runner(device, self._inputs, self._outputs)
+
+    def runner_for(self, device: Device, shapes: Shapes) -> OnnxRuntimeRunner:
+        """Returns a new runner for arrays of these shapes; see `runner`."""
+        return self._runner(
+            device,
+            with_shapes(self._label, self._inputs, shapes.inputs),
+            with_shapes(self._label, self._outputs, shapes.outputs),
+        )
+
+    def _runner(self, device: Device, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> OnnxRuntimeRunner:
         if self._session is None:
             raise EngineError(message(f"The ONNX Runtime program of {self._label} is closed"))
-        runner = OnnxRuntimeRunner(self._session, self._inputs, self._outputs, self._driver, self._label)
+        runner = OnnxRuntimeRunner(self._session, inputs, outputs, self._driver, self._label)
         if device.kind == "gpu":
             runner.stage(device.gpu_index)
         return runner
@@ -322,9 +343,9 @@ def _omp_num_threads() -> int:
     return int(first) if first.isdecimal() else 0
 
 
-def _tensor(value: Any, label: str) -> _Tensor:
+def _tensor(value: Any, label: str, is_flexible: bool) -> _Tensor:
     dtype = _DTYPES.get(value.type)
-    if dtype is None or not all(isinstance(size, int) for size in value.shape):
+    if dtype is None or not (is_flexible or all(isinstance(size, int) for size in value.shape)):
         raise EngineError(
             message(
                 f"ONNX Runtime cannot run {label}: tensor '{value.name}' is of a kind that MXNet has no array for",
@@ -332,7 +353,7 @@ def _tensor(value: Any, label: str) -> _Tensor:
                 required="a static shape and one of " + ", ".join(sorted(_DTYPES.values())),
             )
         )
-    return _Tensor(value.name, tuple(value.shape), dtype)
+    return _Tensor(value.name, tuple(n if isinstance(n, int) else -1 for n in value.shape), dtype)
 
 
 def _element_type(tensor: _Tensor) -> Any:

@@ -30,6 +30,7 @@ class TensorRTEngine:
 
     def __init__(self, name: str, module: str, driver: Optional[Driver] = None) -> None:
         self.name = name
+        self.takes_profiles = True
         self._library = library(module)
         self._driver = driver or default()
         self._lock = threading.Lock()
@@ -118,7 +119,7 @@ class TensorRTEngine:
         self._library.verbose = self._library.verbose or options.verbose
         targets = self._targets(self._driver.device_info(device.gpu_index))
         with self._driver.on_device(device.gpu_index):
-            plan = self._library.build(model, label, options.workspace_bytes, targets)
+            plan = self._library.build(model, label, options.workspace_bytes, targets, options.profile)
         program = self.program(plan, label)
         program.load(device.gpu_index)
         return program

@@ -13,7 +13,7 @@ import importlib
 import itertools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.errors import EngineError, message
@@ -36,7 +36,7 @@ _DTYPES = {
 
 
 class TensorSpec(NamedTuple):
-    """One input or output of a model; `dtype` is NumPy's name for the element type."""
+    """One input or output of a model: -1 in the shape varies; `dtype` is NumPy's name for the element type."""
 
     name: str
     shape: tuple[int, ...]
@@ -172,7 +172,12 @@ class Library:
         return 0 if flag is None else 1 << int(flag)
 
     def build(
-        self, model: bytes, label: str, workspace_bytes: int = 0, compute_capabilities: Sequence[str] = ()
+        self,
+        model: bytes,
+        label: str,
+        workspace_bytes: int = 0,
+        compute_capabilities: Sequence[str] = (),
+        profile: Sequence[Sequence[Sequence[int]]] = (),
     ) -> Plan:
         """Builds the serialized ONNX `model`.
 
@@ -181,6 +186,7 @@ class Library:
             label: What the model is, in messages.
             workspace_bytes: The most scratch memory of the engine; 0 leaves it to the library.
             compute_capabilities: The GPUs to build for, such as "8.6" (TensorRT-RTX); empty for its default.
+            profile: See `registry.Options`.
 
         Raises:
             EngineError: The parser refused nodes, or the build failed.
@@ -201,13 +207,28 @@ class Library:
             if workspace_bytes:
                 config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
             self._target(config, compute_capabilities)
+            if profile:
+                self._add_profile(builder, network, config, profile, what)
             # Names and order are taken from the network: the engine may drop or reorder them.
-            inputs = tuple(_spec(network.get_input(i), label) for i in range(network.num_inputs))
-            outputs = tuple(_spec(network.get_output(i), label) for i in range(network.num_outputs))
+            inputs = tuple(_spec(network.get_input(i), label, bool(profile)) for i in range(network.num_inputs))
+            outputs = tuple(_spec(network.get_output(i), label, bool(profile)) for i in range(network.num_outputs))
             data = builder.build_serialized_network(network, config)
             if data is None:
                 raise _error(what, self.words(mark))
             return Plan(bytes(data), inputs, outputs)
+
+    def _add_profile(
+        self, builder: Any, network: Any, config: Any, profile: Sequence[Sequence[Sequence[int]]], what: str
+    ) -> None:
+        """Gives the network the range of each input that varies."""
+        mark = self.mark()
+        made = builder.create_optimization_profile()
+        for i, (smallest, tuned, largest) in enumerate(profile):
+            tensor = network.get_input(i)
+            if any(size < 0 for size in tensor.shape):
+                made.set_shape(tensor.name, tuple(smallest), tuple(tuned), tuple(largest))
+        if config.add_optimization_profile(made) < 0:
+            raise _error(what, f"its optimization profile is refused ({self.words(mark)})")
 
     def refused_nodes(self, model: bytes) -> dict[str, str]:
         """Returns the nodes of the serialized ONNX `model` that the parser refuses, by name, with its reasons.
@@ -326,20 +347,44 @@ class Library:
             return ""
         return f" ({', '.join(names)})" if names else ""
 
-    def context(self, engine: Any, what: str) -> Any:
+    def context(self, engine: Any, what: str, shapes: Optional[Mapping[str, Sequence[int]]] = None) -> Any:
         """Returns a new execution context of `engine`.
+
+        Args:
+            engine: The engine.
+            what: The beginning of a message.
+            shapes: The shape of each input, by name, of an engine that was built for a range of them.
 
         Raises:
             EngineError: It cannot be made, for lack of memory for instance.
         """
         mark = self.mark()
         try:
-            context = engine.create_execution_context()
+            config = self._eager_config(engine) if shapes is not None else None
+            context = engine.create_execution_context(*([] if config is None else [config]))
+            if context is not None:
+                for name, shape in (shapes or {}).items():
+                    if not context.set_input_shape(name, tuple(shape)):
+                        raise EngineError(f"input '{name}' of shape {tuple(shape)}")
         except Exception as error:
             raise EngineError(message(what, found=f"{error} ({self.words(mark)})")) from error
         if context is None:
             raise EngineError(message(what, found=self.words(mark)))
         return context
+
+
+    def _eager_config(self, engine: Any) -> Optional[Any]:
+        """Returns the configuration of a context whose kernels are made for its shapes, where the library asks.
+
+        TensorRT-RTX starts with kernels for any shape and makes better ones in the background. A captured run would
+        keep the first ones, and a context here has one set of shapes for life: it waits for its own kernels.
+        """
+        strategy = getattr(self.module(), "DynamicShapesKernelSpecializationStrategy", None)
+        if strategy is None or not hasattr(engine, "create_runtime_config"):
+            return None
+        config = engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+        return config
 
 
 _libraries: dict[str, Library] = {}
@@ -355,9 +400,9 @@ def numpy_dtype(trt_dtype: Any) -> str:
     return _DTYPES.get(trt_dtype.name, str(trt_dtype.name))
 
 
-def _spec(tensor: Any, label: str) -> TensorSpec:
+def _spec(tensor: Any, label: str, is_flexible: bool) -> TensorSpec:
     shape = tuple(int(size) for size in tensor.shape)
-    if any(size < 0 for size in shape):
+    if not is_flexible and any(size < 0 for size in shape):
         raise EngineError(
             message(f"{label}: tensor '{tensor.name}' has no static shape", found=str(shape), required="sizes >= 0")
         )
