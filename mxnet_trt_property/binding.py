@@ -66,8 +66,10 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
     with native_backend(DEFAULT_BACKEND):
         reason = _why_stock(symbol, arguments["grad_req"], plain.get("group2ctx"), plain.get("stype_dict"))
         known = {k: v for k, v in shapes.items() if isinstance(v, tuple)}
-        made = None if reason else _partition(
-            symbol, known, plain.get("type_dict") or {}, context=plain["ctx"], data=frozenset(known)
+        made = (
+            None
+            if reason
+            else _partition(symbol, known, plain.get("type_dict") or {}, context=plain["ctx"], data=frozenset(known))
         )
         if made is None:
             return stock_bind(symbol, {})

@@ -1,7 +1,7 @@
 """TensorRT nodes that serve a range of sizes: what their attribute says, and the model that a session takes from it.
 
-The shapes of a whole graph at several sizes are known when it is partitioned (`ranges`). Each TensorRT node gets those of
-its inputs as an attribute, so that a session, which sees one set of shapes only, converts its subgraph at the same
+The shapes of a whole graph at several sizes are known when it is partitioned (`ranges`). Each TensorRT node gets those
+of its inputs as an attribute, so that a session, which sees one set of shapes only, converts its subgraph at the same
 sizes and finds the model that serves all of them (`generalize`).
 """
 
@@ -142,7 +142,9 @@ def find(
     if point is not None:
         reason = _checked(key, template, graph, point)
     if point is None or reason:
-        _tell_once(f"{label}: an engine for these shapes alone, because it was bound to {reason}; profiles= names other ranges")
+        _tell_once(
+            f"{label}: an engine for these shapes alone, because it was bound to {reason}; profiles= names other ranges"
+        )
         return None
     structure = subgraph.structure_hash(text, [str(varying.get(i, s)) for i, s in enumerate(shapes)], dtypes)
     outputs = tuple(tuple(f.at(point) for f in formulas) for formulas in template.outputs)

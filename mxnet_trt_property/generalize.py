@@ -1,7 +1,7 @@
 """One ONNX model for a range of sizes, out of the models that a network is converted to at several of them.
 
-Converters write shapes as constants, so a model has its batch size all over it. Where the models of several sizes differ
-in nothing but constants, and each of those follows from the sizes (`sizes.Formula`), the constants are replaced:
+Converters write shapes as constants, so a model has its batch size all over it. Where the models of several sizes
+differ in nothing but constants, and each of those follows from the sizes (`sizes.Formula`), the constants are replaced:
 
     Reshape(x, (8, -1, ...))       the one number that varies becomes -1
     Expand(x, (8, 5)), Slice, ...  a tensor that is computed from Shape(input) when the model runs
@@ -115,7 +115,7 @@ class Template:
     def point(self, shapes: Sequence[Sequence[int]]) -> tuple[Optional[Point], str]:
         """Returns the sizes that the shapes of the inputs say, or None and why the model does not take them."""
         found: dict[int, int] = {}
-        fits = all([sizes.solve(shape, formulas, found) for shape, formulas in zip(shapes, self.inputs)])
+        fits = all(sizes.solve(shape, formulas, found) for shape, formulas in zip(shapes, self.inputs))
         point = tuple(found.get(i, r.smallest) for i, r in enumerate(self.ranges))
         given = ", ".join(str(tuple(s)) for s in shapes)
         if not fits or any(tuple(f.at(point) for f in fs) != tuple(s) for s, fs in zip(shapes, self.inputs)):

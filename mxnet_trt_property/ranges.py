@@ -3,16 +3,16 @@
 `profiles` names the axes: those whose smallest and largest size differ. Axes of two inputs with one range are one size
 (a batch that both have); those of one input are apart (height and width) unless MXNet's inference wants them equal.
 
-`max_batch_size` leaves it to the graph: the batch is the axis N of the first input's layout, or its first axis. What the
-other inputs have to do with it is what MXNet infers; where it infers nothing, their axis N or first axis counts, if it
-has the size of the batch now.
+`max_batch_size` leaves it to the graph: the batch is the axis N of the first input's layout, or its first axis. What
+the other inputs have to do with it is what MXNet infers; where it infers nothing, their axis N or first axis counts, if
+it has the size of the batch now.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from mxnet_trt_property import convert, infer, sizes
@@ -33,11 +33,13 @@ class Flexible:
         ranges: The range of each size.
         points: The values, the largest first.
         tensors: For each of them what is known of the graph's edges.
+        at: Returns the same for any other values.
     """
 
     ranges: tuple[Range, ...]
     points: tuple[Point, ...]
     tensors: tuple[infer.Tensors, ...]
+    at: Callable[[Point], infer.Tensors] = field(repr=False)
 
 
 def wanted(config: Settings) -> bool:
@@ -95,7 +97,7 @@ class _Finder:
         points = sizes.samples(ranges)
         named = self._complete(named, points)
         tensors = [self._at(named, point) for point in points]
-        return Flexible(tuple(ranges), tuple(points), tuple(tensors))
+        return Flexible(tuple(ranges), tuple(points), tuple(tensors), lambda point: self._at(named, point))
 
     def _by_profiles(self, profiles: Sequence[tuple[str, tuple[Shape, Shape, Shape]]]) -> tuple[list[Range], Axes]:
         rows = [(name, [Range(*axis) for axis in zip(*shapes)]) for name, shapes in profiles if name in self._arguments]
@@ -181,8 +183,10 @@ class _Finder:
 
     def _is_possible(self, ranges: Sequence[Range], named: Axes) -> bool:
         """Whether MXNet's inference takes the sizes each on its own."""
-        distinct = [tuple(r.smallest if i == k else r.largest for i, r in enumerate(ranges)) for k in range(len(ranges))]
-        return self._is_possible_at(named, [tuple(r.largest for r in ranges), *distinct])
+        largest = tuple(r.largest for r in ranges)
+        # Not the smallest: an axis of size 1 broadcasts where another size is refused.
+        others = [(*largest[:k], largest[k] - 1, *largest[k + 1 :]) for k in range(len(ranges))]
+        return self._is_possible_at(named, [largest, *others])
 
     def _is_possible_at(self, named: Axes, points: Sequence[Point]) -> bool:
         from mxnet.base import MXNetError

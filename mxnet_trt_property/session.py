@@ -134,6 +134,7 @@ class Session:
         self._replayable: Optional[ReplayableRunner] = None
         self._builds = 0
         self._forwards = 0
+        self._busy = threading.Lock()  # held by a forward, so that no other takes the engine away meanwhile
 
     @property
     def report(self) -> Report:
@@ -158,6 +159,10 @@ class Session:
         Raises:
             EngineError: No engine could run the subgraph, or one failed and MXNET_TENSORRT_ON_ERROR is 'raise'.
         """
+        with self._busy:
+            self._forward(inputs, outputs, num_outputs, stream, weights_changed)
+
+    def _forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
         if weights_changed:
             self._look_at_weights(inputs, stream)
         sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
@@ -190,17 +195,45 @@ class Session:
         if self._replayable is not None:
             self._replayable.unpin()
 
+    @property
+    def last_use(self) -> int:
+        """When its last forward began, by `native.clock`."""
+        return native.last_use(self.state_id)
+
+    def let_go(self, entry: programs.Entry) -> bool:
+        """Frees the runner of a program that has to go; the next forward looks for a program again.
+
+        Returns:
+            Whether it uses the program no longer: it goes on while a forward is under way.
+        """
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            if self._entry is not entry or self._runner is None:
+                return True
+            if not native.release_replays(self.state_id):
+                return False
+            self._attached = ()
+            runner, self._entry, self._runner, self._replayable = self._runner, None, None, None
+            entry.drop_user(self)
+            runner.close()
+            return True
+        finally:
+            self._busy.release()
+
     def close(self) -> None:
         """Returns the runner to its program."""
         if self._entry is not None and self._runner is not None:
             self._detach_replays()
             if self._replayable is not None:
                 self._replayable.unpin()
+            self._entry.drop_user(self)
             self._entry.give_back(self._runner, self._shapes)
         self._entry = self._runner = self._replayable = None
 
     def leave_behind(self) -> object:
         """Forgets the engine without freeing anything, in the child of a fork; returns what must not be freed."""
+        self._busy = threading.Lock()  # a thread of the parent may have held it
         left = (self._entry, self._runner, self._replayable)
         self._entry = self._runner = self._replayable = None
         self._attached = ()
@@ -297,10 +330,14 @@ class Session:
             near = self._beyond_float16(serialized, inputs, stream)
             return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
 
-        entry, built = programs.get(key, engine, model, options, self._device, self.label)
+        entry, built = programs.get(key, engine, model, options, self._device, self)
         if self._store is not None:
             self._store.drop_pages()
-        self._runner = entry.take_runner(self._device, shapes)
+        try:
+            self._runner = entry.take_runner(self._device, shapes)
+        except BaseException:
+            entry.drop_user(self)
+            raise
         self._entry, self._shapes = entry, shapes
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
@@ -341,6 +378,8 @@ class Session:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""
         failed = self._engines[0]
         self._detach_replays()
+        if self._entry is not None:
+            self._entry.drop_user(self)
         self._entry = self._runner = self._replayable = None  # a runner that failed is not given back
         if self._config.on_error == "raise" or len(self._engines) == 1:
             raise EngineError(
@@ -434,7 +473,8 @@ def destroy(state_id: int) -> None:
         session = _sessions.pop(state_id, None)
     if session is not None:
         _past[session.label] = session.report
-        session.close()
+        with session._busy:  # another session may be taking its engine away
+            session.close()
 
 
 @forks.in_child

@@ -29,11 +29,6 @@ class Range(NamedTuple):
     tuned: int
     largest: int
 
-    @property
-    def count(self) -> int:
-        """How many values it has."""
-        return self.largest - self.smallest + 1
-
 
 class Formula(NamedTuple):
     """factor * product of the sizes with these numbers + offset; a constant has no sizes."""
@@ -89,16 +84,17 @@ def samples(ranges: Sequence[Range]) -> list[Point]:
 
 def spread(ranges: Sequence[Range], most: int) -> list[Point]:
     """Returns all points of the ranges, or `most` of them that are spread evenly over all."""
-    total = math.prod(r.count for r in ranges)
+    values = [range(r.smallest, r.largest + 1) for r in ranges]
+    total = math.prod(len(v) for v in values)
     if total <= most:
-        return list(itertools.product(*(range(r.smallest, r.largest + 1) for r in ranges)))
+        return list(itertools.product(*values))
     found = []
     for k in range(most):
         index = k * (total - 1) // (most - 1)
         point = []
-        for r in reversed(ranges):
-            index, place = divmod(index, r.count)
-            point.append(r.smallest + place)
+        for v in reversed(values):
+            index, place = divmod(index, len(v))
+            point.append(v[place])
         found.append(tuple(reversed(point)))
     return found
 

@@ -32,6 +32,10 @@ class Device:
     gpu_index: int = 0
 
 
+Profile = tuple[tuple[tuple[int, ...], ...], ...]
+"""For each input of a model its smallest shape, the one to tune for, and its largest."""
+
+
 class Shapes(NamedTuple):
     """The shapes of a model's inputs and outputs, in the model's order."""
 
@@ -63,7 +67,7 @@ class Options:
     precision: str = "fp32"
     workspace_bytes: int = 0
     verbose: bool = False
-    profile: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    profile: Profile = ()
     extra: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 

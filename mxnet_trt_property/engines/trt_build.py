@@ -372,7 +372,6 @@ class Library:
             raise EngineError(message(what, found=self.words(mark)))
         return context
 
-
     def _eager_config(self, engine: Any) -> Optional[Any]:
         """Returns the configuration of a context whose kernels are made for its shapes, where the library asks.
 
