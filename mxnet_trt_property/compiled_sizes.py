@@ -82,7 +82,7 @@ class Sizes:
 
     def _solve(self, shapes: Sequence[tuple[int, ...]], label: str) -> Fit:
         known: dict[int, int] = {}
-        fits = all(sizes.solve(shape, formulas, known) for shape, formulas in zip(shapes, self._formulas[0)])
+        fits = all(sizes.solve(s, formulas, known) for s, formulas in zip(shapes, self._formulas[0]))
         point = tuple(known.get(i, r.smallest) for i, r in enumerate(self._ranges))
         found = self._fit(point)
         in_range = all(r.smallest <= n <= r.largest for n, r in zip(point, self._ranges))
