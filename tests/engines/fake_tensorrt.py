@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import json
 import sys
 import types
 from typing import Any, Optional
@@ -52,6 +53,8 @@ class State:
 
     refuses_gpu = False
     enqueue_fails = False
+    refuses_profiles = False
+    builds = 0
     executions = 0
     live_contexts = 0
     flags: Optional[int] = None
@@ -71,7 +74,7 @@ def _array(address: int, shape: tuple[int, ...], kind: str) -> Any:
 class _Tensor:
     def __init__(self, value: Any) -> None:
         self.name = value.name
-        self.shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        self.shape = tuple(-1 if d.dim_param else d.dim_value for d in value.type.tensor_type.shape.dim)
         self.dtype = DataType[_TYPES[value.type.tensor_type.elem_type]]
 
 
@@ -115,7 +118,21 @@ class OnnxParser:
         return True
 
 
+class _Profile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, Any] = {}
+
+    def set_shape(self, name: str, smallest: Any, tuned: Any, largest: Any) -> None:
+        self.shapes[name] = [smallest, tuned, largest]
+
+
 class _Config:
+    profile: Any = None
+
+    def add_optimization_profile(self, profile: _Profile) -> int:
+        self.profile = profile
+        return 0
+
     def set_memory_pool_limit(self, kind: Any, value: int) -> None:
         State.workspace = value
 
@@ -126,6 +143,9 @@ class Builder:
     def __init__(self, logger: Any) -> None:
         self._logger = logger
 
+    def create_optimization_profile(self) -> _Profile:
+        return _Profile()
+
     def create_network(self, flags: int) -> _Network:
         State.flags = flags
         return _Network()
@@ -133,7 +153,14 @@ class Builder:
     def create_builder_config(self) -> _Config:
         return _Config()
 
-    def build_serialized_network(self, network: _Network, config: Any) -> bytes:
+    def build_serialized_network(self, network: _Network, config: Any) -> Optional[bytes]:
+        State.builds += 1
+        varying = [v.name for v in network.model.graph.input if -1 in _Tensor(v).shape]
+        shapes = config.profile.shapes if config.profile is not None else {}
+        if State.refuses_profiles and varying or set(varying) != set(shapes):
+            self._logger.log(Severity.ERROR, "an input of unknown size has no optimization profile")
+            return None
+        onnx.helper.set_model_props(network.model, {"profile": json.dumps(shapes)})
         return bytes(network.model.SerializeToString())
 
 
@@ -144,11 +171,34 @@ class _Context:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
+        self._shapes = {name: tensor.shape for name, tensor in engine.tensors.items()}
         self._captured: list[Any] = []  # functions that the fake driver calls when it launches a graph
         State.live_contexts += 1
 
     def __del__(self) -> None:
         State.live_contexts -= 1
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        own = self._engine.tensors[name].shape
+        low, _, high = self._engine.profile.get(name, [own] * 3)
+        if len(own) != len(shape) or not all(a <= n <= b for a, n, b in zip(low, shape, high)):
+            self._engine.logger.log(Severity.ERROR, f"{name} {shape} is outside of the profile")
+            return False
+        self._shapes[name] = tuple(shape)
+        graph = self._engine.model.graph
+        for value in graph.input:
+            for dim, size in zip(value.type.tensor_type.shape.dim, self._shapes.get(value.name, ())):
+                dim.dim_value = size
+        for value in graph.output:
+            for dim, size in zip(value.type.tensor_type.shape.dim, self._engine.tensors[value.name].shape):
+                if size < 0:
+                    dim.Clear()
+        inferred = onnx.shape_inference.infer_shapes(self._engine.model, data_prop=True)
+        self._shapes.update({v.name: _Tensor(v).shape for v in inferred.graph.output})
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if address == 0 or address % 256:
@@ -171,7 +221,7 @@ class _Context:
 
     def _compute(self, addresses: dict[str, int]) -> None:
         engine = self._engine
-        arrays = {n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in addresses.items()}
+        arrays = {n: _array(a, self._shapes[n], engine.tensors[n].dtype.name) for n, a in addresses.items()}
         feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
         for value in engine.session.get_inputs():
             if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
@@ -186,7 +236,9 @@ class _Engine:
     def __init__(self, plan: bytes, logger: Any) -> None:
         self.logger = logger
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
-        graph = onnx.load_from_string(plan).graph
+        self.model = onnx.load_from_string(plan)
+        self.profile = {k: v for p in self.model.metadata_props for k, v in json.loads(p.value).items()}
+        graph = self.model.graph
         read = {name for node in graph.node for name in node.input}
         values = [v for v in graph.input if v.name in read] + list(graph.output)
         self.tensors = {value.name: _Tensor(value) for value in values}
@@ -225,7 +277,7 @@ __version__ = "99.0"
 def install(name: str = "fake_tensorrt_bindings_module") -> str:
     """Makes this module importable as `name`, with fresh state, and returns the name."""
     sys.modules[name] = sys.modules[__name__]
-    State.refuses_gpu = State.enqueue_fails = False
-    State.executions = 0
+    State.refuses_gpu = State.enqueue_fails = State.refuses_profiles = False
+    State.executions = State.builds = 0
     State.flags = State.workspace = None
     return name
