@@ -5,7 +5,7 @@ differ in nothing but constants, and each of those follows from the sizes (`size
 
     Reshape(x, (8, -1, ...))       the one number that varies becomes -1
     Expand(x, (8, 5)), Slice, ...  a tensor that is computed from Shape(input) when the model runs
-    an array with 8 rows           the first rows of the array at the largest size, if it begins like that at the others
+    an array with 8 rows           the first or last rows of the array at the largest size, if it is those at the others
 
 A formula that fits the samples could still be wrong between them. So the model is used at no size at which the network
 was not converted and compared with it (`misfit`): the two must be node for node the same, constant for constant.
@@ -75,17 +75,20 @@ class _Numbers(NamedTuple):
         return np.array([f.at(point) for f in self.formulas], np.int64).astype(self.dtype).reshape(self.shape)
 
 
-class _Prefix(NamedTuple):
-    """A constant whose shape varies, cut out of the one at the largest sizes."""
+class _Cut(NamedTuple):
+    """A constant whose shape varies, cut out of the one at the largest sizes: its first elements, or its last."""
 
     array: Array
     shape: tuple[Formula, ...]
+    is_end: bool
 
     def at(self, point: Point) -> Array:
-        return self.array[tuple(slice(f.at(point)) for f in self.shape)]
+        counts = [f.at(point) for f in self.shape]
+        pairs = zip(self.array.shape, counts)
+        return self.array[tuple(slice(n - count, n) if self.is_end else slice(count) for n, count in pairs)]
 
 
-_Rule = Union[_Same, _Numbers, _Prefix]
+_Rule = Union[_Same, _Numbers, _Cut]
 
 
 @dataclass(frozen=True)
@@ -208,9 +211,10 @@ def _rule(arrays: Sequence[Array], points: Sequence[Point], step: _Step) -> _Rul
             return _Numbers(tuple(f for f in formulas if f is not None), base.shape, base.dtype)
     shape = sizes.explain_shape([a.shape for a in arrays], points)
     if not same_shape and shape is not None and len({a.dtype for a in arrays}) == 1:
-        found = _Prefix(base, shape)
-        if all(_is_equal(found.at(point), array) for array, point in zip(arrays, points)):
-            return found
+        for is_end in (False, True):
+            found = _Cut(base, shape, is_end)
+            if all(_is_equal(found.at(point), array) for array, point in zip(arrays, points)):
+                return found
     shown = ", ".join(f"{_shown(array)} at {point}" for array, point in list(zip(arrays, points))[:3])
     raise NotGeneralError(f"{_owner(step)} needs a constant that no formula gives: {shown}")
 
@@ -351,12 +355,12 @@ class _Computed:
         self._inputs = inputs
         self._known: dict[Any, str] = {}
 
-    def tensor(self, rule: Union[_Numbers, _Prefix], is_target: bool) -> str:
+    def tensor(self, rule: Union[_Numbers, _Cut], is_target: bool) -> str:
         """Returns the name of a tensor in place of a constant; in a Reshape's target -1 says as much as a number."""
-        key = (is_target, id(rule)) if isinstance(rule, _Prefix) else (is_target, rule)
+        key = (is_target, id(rule)) if isinstance(rule, _Cut) else (is_target, rule)
         if key not in self._known:
             with self.writer.scope("sizes", "sizes"):
-                self._known[key] = self._prefix(rule) if isinstance(rule, _Prefix) else self._numbers(rule, is_target)
+                self._known[key] = self._cut(rule) if isinstance(rule, _Cut) else self._numbers(rule, is_target)
         return self._known[key]
 
     def _numbers(self, rule: _Numbers, is_target: bool) -> str:
@@ -368,10 +372,14 @@ class _Computed:
             joined = self.writer.reshape(joined, rule.shape)
         return joined if rule.dtype == np.int64 else self.writer.cast(joined, rule.dtype)
 
-    def _prefix(self, rule: _Prefix) -> str:
+    def _cut(self, rule: _Cut) -> str:
         axes = [axis for axis, f in enumerate(rule.shape) if not f.is_constant]
-        ends = self._joined([rule.shape[axis] for axis in axes])
-        starts = self.writer.ints([0] * len(axes))
+        counts = [rule.shape[axis] for axis in axes]
+        if rule.is_end:
+            starts = self._joined([Formula(-f.factor, f.sizes, -f.offset) for f in counts])
+            ends = self.writer.ints([rule.array.shape[axis] for axis in axes])
+        else:
+            starts, ends = self.writer.ints([0] * len(axes)), self._joined(counts)
         return self.writer.node("Slice", [self.writer.constant(rule.array), starts, ends, self.writer.ints(axes)])
 
     def _joined(self, formulas: Sequence[Formula]) -> str:

@@ -277,9 +277,7 @@ class Session:
         return values
 
     def _build(self, inputs: Any, stream: int) -> None:
-        if self._fitted is not None and not self._take_flexible(self._fitted, inputs, stream):
-            self._fitted = None
-        if self._fitted is None:
+        if self._fitted is None or not self._take_flexible(self._fitted, inputs, stream):
             self._take(self.graph.structure, self.graph.model, None, self._options, inputs, stream)
 
     def _take_flexible(self, fitted: dynamic_shapes.Fitted, inputs: Any, stream: int) -> bool:
