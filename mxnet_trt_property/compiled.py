@@ -360,7 +360,9 @@ def compile(
     """
     from mxnet_trt_property import compiled_source
 
-    given = {"engine": engine, "precision": precision, "device": device, "profiles": profiles, **options}
+    # The variables are for executors, whose other sizes have engines of their own; here they would be refused.
+    given = {"engine": engine, "precision": precision, "device": device, "profiles": dict(profiles or {})}
+    given = {**given, "max_batch_size": 0, **options}
     config = settings.read({k: str(v) for k, v in given.items() if v is not None})
     meta, onnx = compiled_source.convert(symbol, arg_params, aux_params, shapes or {}, dtypes or {}, config)
     meta = {**meta, "package": __version__, "engine": config.engine, "precision": config.precision}

@@ -180,8 +180,6 @@ def _make(
     dtypes: Sequence[int],
     label: str,
 ) -> Union[Template, str]:
-    from mxnet.base import MXNetError
-
     points = [tuple(point) for point in data["points"]]
     try:
         models = []
@@ -189,8 +187,10 @@ def _make(
             there = [varying[i][k] if i in varying else shape for i, shape in enumerate(shapes)]
             models.append(subgraph.read(text, there, dtypes, label).model)
         return generalize(models, points, [Range(*r) for r in data["ranges"]])
-    except (TensorRTPropertyError, MXNetError) as error:
+    except TensorRTPropertyError as error:
         return str(error)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong here, the node has a model for its own shapes
+        return f"{type(error).__name__}: {error}"
 
 
 def _checked(key: tuple[Any, ...], template: Template, graph: subgraph.Subgraph, point: tuple[int, ...]) -> str:

@@ -46,13 +46,13 @@ class Report(NamedTuple):
 
     Attributes:
         label: The name of its TensorRT node.
-        engine: The engine that runs it; empty before the first forward.
+        engine: The engine that runs it; empty before the first forward, and after its engine was freed for another.
         nodes: How many operators of MXNet's it holds.
         builds: How many engines were built for it; one that another session had built is not counted.
         forwards: How many forwards went through Python; those that C++ replayed are not counted.
         weight_bytes: Bytes of the weights that lie in arrays of MXNet's, beside the engine's copy.
         frozen_bytes: Bytes of the weights that lie in a file, from where the engine got them; no memory holds them.
-        engine_bytes: The size of the engine; 0 before the first forward.
+        engine_bytes: The size of the engine; 0 where `engine` is empty.
     """
 
     label: str
@@ -139,8 +139,9 @@ class Session:
     @property
     def report(self) -> Report:
         """What this session did so far."""
-        engine = self._entry.engine if self._entry is not None else ""
-        size = self._entry.program.size_bytes if self._entry is not None else 0
+        entry = self._entry  # another session may take it away meanwhile
+        engine = entry.engine if entry is not None else ""
+        size = entry.program.size_bytes if entry is not None else 0
         nodes = len(set(self.graph.model.node_names.values()))
         sizes = self.graph.weight_bytes
         live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
@@ -190,10 +191,11 @@ class Session:
 
     def release_arrays(self) -> None:
         """Forgets what works on the caller's arrays in place; call before they are freed, with no forward under way."""
-        self._stable = frozenset()
-        self._detach_replays()
-        if self._replayable is not None:
-            self._replayable.unpin()
+        with self._busy:  # another session may be taking the engine away
+            self._stable = frozenset()
+            self._detach_replays()
+            if self._replayable is not None:
+                self._replayable.unpin()
 
     @property
     def last_use(self) -> int:

@@ -249,6 +249,7 @@ def read(options: Optional[Mapping[str, str]] = None) -> Settings:
             )
         )
     _warn_of_unknown_variables()
+    value("MAX_ENGINES")  # read when an engine is built, too late to say that it is not valid
     values = {name: value(name.upper(), options.get(name)) for name in sorted(known)}
     return Settings(**values)
 

@@ -41,6 +41,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, Any]]]:
     programs.clear()
     yield models
     programs.clear()
+    gc.collect()  # blocks are cycles: their states must not end in the middle of another test
 
 
 def images(count: int, seed: int = 0) -> Any:
@@ -367,6 +368,17 @@ def test_a_network_that_is_another_one_at_each_size(built: list[Any], caplog: py
 def test_compile_says_why_no_engine_serves_all() -> None:
     with pytest.raises(CompileError, match=r"no one engine serves all shapes.*node 'diag.*next step: compile a model"):
         mxnet_trt_property.compile(flips(), {}, {}, profiles={"data": ((2,), (2,), (4,))}, engine="onnxruntime")
+
+
+def test_compile_is_asked_for_a_range_by_options_only(built: list[Any]) -> None:
+    arrays = random_arrays(mlp(), {"data": (2, 5)})
+    args = {k: v for k, v in arrays.items() if k != "data"}
+    with backend(None, MXNET_TENSORRT_MAX_BATCH_SIZE="8", MXNET_TENSORRT_ENGINE="onnxruntime"):
+        fixed = mxnet_trt_property.compile(mlp(), args, {}, {"data": (16, 5)})
+        assert fixed(np.ones((16, 5), np.float32)).shape == (16, 3)
+        ranged = mxnet_trt_property.compile(mlp(), args, {}, {"data": (2, 5)}, max_batch_size=4)
+    assert ranged.profiles == {"data": ((1, 5), (4, 5), (4, 5))}
+    assert ranged(np.ones((3, 5), np.float32)).shape == (3, 3)
 
 
 def test_a_batch_that_the_network_cannot_have(caplog: pytest.LogCaptureFixture, built: list[Any]) -> None:
