@@ -24,6 +24,7 @@ import numpy as np
 from mxnet_trt_property import (
     building,
     cuda_driver,
+    dynamic_shapes,
     forks,
     freezing,
     native,
@@ -34,8 +35,9 @@ from mxnet_trt_property import (
     subgraph,
 )
 from mxnet_trt_property.cache.keys import Recipe
+from mxnet_trt_property.convert import ConvertedModel
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, ReplayableRunner, Runner, Shapes
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -49,13 +51,13 @@ class Report(NamedTuple):
 
     Attributes:
         label: The name of its TensorRT node.
-        engine: The engine that runs it; empty before the first forward.
+        engine: The engine that runs it; empty before the first forward, and after its engine was freed for another.
         nodes: How many operators of MXNet's it holds.
         builds: How many engines were built for it; one that another session had built is not counted.
         forwards: How many forwards went through Python; those that C++ replayed are not counted.
         weight_bytes: Bytes of the weights that lie in arrays of MXNet's, beside the engine's copy.
         frozen_bytes: Bytes of the weights that lie in a file, from where the engine got them; no memory holds them.
-        engine_bytes: The size of the engine; 0 before the first forward.
+        engine_bytes: The size of the engine; 0 where `engine` is empty.
         refits: How many times an engine of it got new weights without being built again.
         loads: How many engines were read from the cache on disk for it.
     """
@@ -82,6 +84,7 @@ class Session:
         frozen: freezing.Restored,
         config: settings.Settings,
         device: Device,
+        fitted: Optional[dynamic_shapes.Fitted] = None,
     ) -> None:
         """Chooses the engines; nothing is built before the first forward.
 
@@ -91,6 +94,7 @@ class Session:
             frozen: Which of its variables are inputs of the node, and the values of the others.
             config: The settings.
             device: Where the node's arrays lie.
+            fitted: The model that serves these shapes and others, if there is one.
 
         Raises:
             EngineError: No engine can run arrays of `device` on this machine.
@@ -99,6 +103,7 @@ class Session:
         self.graph = graph
         self._config = config
         self._device = device
+        self._fitted = fitted
         self._options = Options(
             precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose
         )
@@ -131,6 +136,7 @@ class Session:
         self._attached: tuple[int, ...] = ()
         self._digests: dict[int, bytes] = {}
         self._entry: Optional[programs.Entry] = None
+        self._shapes: Optional[Shapes] = None  # of the runner, where its program serves others too
         self._runner: Optional[Runner] = None
         # The runner once more, where it can be replayed. Asked once: isinstance() of a protocol imports modules, which
         # fails in an executor that is deleted while the interpreter goes.
@@ -143,12 +149,14 @@ class Session:
         self._outdated: Optional[programs.Entry] = None  # what ran the old weights, until there is an engine again
         self.interrupted = False  # whether Ctrl-C stopped the build of the last forward
         self._no_refit = ""  # why no engine of this subgraph can be refitted, once a build has shown it
+        self._busy = threading.Lock()  # held by a forward, so that no other takes the engine away meanwhile
 
     @property
     def report(self) -> Report:
         """What this session did so far."""
-        engine = self._entry.engine if self._entry is not None else ""
-        size = self._entry.program.size_bytes if self._entry is not None else 0
+        entry = self._entry  # another session may take it away meanwhile
+        engine = entry.engine if entry is not None else ""
+        size = entry.program.size_bytes if entry is not None else 0
         nodes = len(set(self.graph.model.node_names.values()))
         sizes = self.graph.weight_bytes
         live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
@@ -168,6 +176,10 @@ class Session:
         Raises:
             EngineError: No engine could run the subgraph, or one failed and MXNET_TENSORRT_ON_ERROR is 'raise'.
         """
+        with self._busy:
+            self._forward(inputs, outputs, num_outputs, stream, weights_changed)
+
+    def _forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
         self.interrupted = False
         if weights_changed:
             self._look_at_weights(inputs, stream)
@@ -202,10 +214,37 @@ class Session:
 
     def release_arrays(self) -> None:
         """Forgets what works on the caller's arrays in place; call before they are freed, with no forward under way."""
-        self._stable = frozenset()
-        self._detach_replays()
-        if self._replayable is not None:
-            self._replayable.unpin()
+        with self._busy:  # another session may be taking the engine away
+            self._stable = frozenset()
+            self._detach_replays()
+            if self._replayable is not None:
+                self._replayable.unpin()
+
+    @property
+    def last_use(self) -> int:
+        """When its last forward began, by `native.clock`."""
+        return native.last_use(self.state_id)
+
+    def let_go(self, entry: programs.Entry) -> bool:
+        """Frees the runner of a program that has to go; the next forward looks for a program again.
+
+        Returns:
+            Whether it uses the program no longer: it goes on while a forward is under way.
+        """
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            if self._entry is not entry or self._runner is None:
+                return True
+            if not native.release_replays(self.state_id):
+                return False
+            self._attached = ()
+            runner, self._entry, self._runner, self._replayable = self._runner, None, None, None
+            entry.drop_user(self)
+            runner.close()
+            return True
+        finally:
+            self._busy.release()
 
     def close(self) -> None:
         """Returns the runner to its program."""
@@ -213,11 +252,12 @@ class Session:
             self._detach_replays()
             if self._replayable is not None:
                 self._replayable.unpin()
-            self._entry.give_back(self._runner)
+            self._entry.give_back(self, self._runner, self._shapes)
         self._entry = self._runner = self._replayable = None
 
     def leave_behind(self) -> object:
         """Forgets the engine without freeing anything, in the child of a fork; returns what must not be freed."""
+        self._busy = threading.Lock()  # a thread of the parent may have held it
         left = (self._entry, self._runner, self._replayable, self._outdated)
         self._entry = self._runner = self._replayable = self._outdated = None
         self._attached = ()
@@ -264,17 +304,50 @@ class Session:
         return values
 
     def _build(self, inputs: Any, stream: int) -> None:
+        if self._fitted is None or not self._take_flexible(self._fitted, inputs, stream):
+            self._take(self.graph.structure, self.graph.model, None, self._options, inputs, stream)
+
+    def _take_flexible(self, fitted: dynamic_shapes.Fitted, inputs: Any, stream: int) -> bool:
+        """Takes a program that serves a range of shapes; returns whether the engine can have it."""
+        engine = self._engines[0]
+        place = (fitted.structure, engine.name, self._options)
+        reason = dynamic_shapes.refusal(place)
+        if reason is None and not getattr(engine, "takes_profiles", False):
+            reason = "it takes no profiles"
+        if reason is None:
+            options = dataclasses.replace(self._options, profile=fitted.template.profile)
+            try:
+                self._take(fitted.structure, fitted.template.model, fitted.shapes, options, inputs, stream)
+                return True
+            except BuildInterruptedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it raises, with fixed shapes it may do it right
+                reason = str(error) or type(error).__name__
+                dynamic_shapes.note_refusal(place, reason)
+        dynamic_shapes.tell(self.label, f"engine {engine.name} cannot have one for all of them: {reason}")
+        return False
+
+    def _take(
+        self,
+        structure: str,
+        converted: ConvertedModel,
+        shapes: Optional[Shapes],
+        options: Options,
+        inputs: Any,
+        stream: int,
+    ) -> None:
+        """Takes a runner of the program for a model, and builds that if nobody has."""
         engine = self._engines[0]
         wanted = not self._no_refit and refitting.is_wanted(
-            self._config.refit, engine, self._options, self._device, self._changes
+            self._config.refit, engine, options, self._device, self._changes
         )
-        options = dataclasses.replace(self._options, refittable=wanted)
+        options = dataclasses.replace(options, refittable=wanted)
         key = programs.Key(
-            self.graph.structure,
+            structure,
             tuple(self._digests[w] for w in self.graph.weight_positions),
             engine.name,
             engine.version(),
-            (options.precision, self._config.keep_fp32, options.workspace_bytes, options.refittable),
+            (options.precision, self._config.keep_fp32, options.workspace_bytes, options.profile, options.refittable),
             self._device,
         )
 
@@ -283,8 +356,8 @@ class Session:
             values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
             if self._store is not None:
                 values.update({w: self._store.array(number) for w, number in self._frozen.items()})
-            serialized = self.graph.model.serialize(values)
-            if self._options.precision != "fp16":
+            serialized = converted.serialize(values)
+            if options.precision != "fp16":
                 return serialized
             near = self._beyond_float16(serialized, inputs, stream)
             return precision.to_float16(serialized, self._config.keep_fp32, near, self.label)
@@ -292,19 +365,26 @@ class Session:
         made = False
         refitted = self._refit(key, model, options)
         if refitted.entry is not None:
-            self._entry = refitted.entry
+            entry = refitted.entry
             self._refits += 1
         else:
             # Other precisions rewrite the model by what the first inputs are.
             is_recipe = options.precision == "fp32"
-            recipe = Recipe(self.graph.model.structure_digest, key.weights) if is_recipe else None
-            self._entry, made = programs.get(
-                key, engine, model, options, self._device, self.label, self._config, recipe
-            )
+            recipe = Recipe(converted.structure_digest, key.weights) if is_recipe else None
+            entry, made = programs.get(key, engine, model, options, self._device, self, self._config, recipe)
         if self._store is not None:
             self._store.drop_pages()
-        with contextlib.nullcontext() if self._entry.idle else building.loading(self.label, engine.name):
-            self._runner = self._entry.take_runner(self._device)
+        try:
+            ready = any(idle == shapes for idle, _ in list(entry.idle))
+            with contextlib.nullcontext() if ready else building.loading(self.label, engine.name):
+                self._runner = entry.take_runner(self._device, shapes)
+        except Exception:
+            programs.discard(entry, self)
+            raise
+        except BaseException:  # Ctrl-C: nothing is wrong with it
+            entry.drop_user(self)
+            raise
+        self._entry, self._shapes = entry, shapes
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
             self._replayable.pin(self._stable)
@@ -319,7 +399,7 @@ class Session:
             if refitted.reason:
                 _log.info("%s: %s engine built again because %s", self.label, engine.name, refitted.reason)
             _log.info(
-                "%s: %s engine %s in %.2f s, %.1f MB, %d nodes, %s",
+                "%s: %s engine %s in %.2f s, %.1f MB, %d nodes, %s%s",
                 self.label,
                 engine.name,
                 "read from the cache" if self._entry.loaded else "built",
@@ -327,6 +407,7 @@ class Session:
                 self._entry.program.size_bytes / 1e6,
                 self.report.nodes,
                 self._config.precision,
+                "" if shapes is None or self._fitted is None else f", inputs {self._fitted.template.describe()}",
             )
 
     def _refit(self, key: programs.Key, model: Callable[[], bytes], options: Options) -> refitting.Refitted:
@@ -335,7 +416,7 @@ class Session:
         if outdated is None or outdated.engine != key.engine:
             return refitting.Refitted(None, "")
         why = self._no_refit or refitting.why_not(self._config.refit, self._engines[0], options, self._device)
-        return refitting.refit(outdated, key, model, self._device, why)
+        return refitting.refit(outdated, key, model, self._device, self, why)
 
     def _beyond_float16(self, serialized: bytes, inputs: Any, stream: int) -> set[str]:
         """Returns the ONNX nodes that the first inputs drive near the end of float16, and says so."""
@@ -364,7 +445,7 @@ class Session:
             ask_again(self._device)
         self._detach_replays()
         if self._entry is not None:
-            programs.discard(self._entry)
+            programs.discard(self._entry, self)
         self._entry = self._runner = self._replayable = None  # a runner that failed is not given back
         if self._config.on_error == "raise" or len(self._engines) == 1:
             raise EngineError(
@@ -423,7 +504,9 @@ def create(
     frozen = freezing.restore(text, attrs, shapes, dtypes, label)
     graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
     device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
-    session = Session(label, graph, frozen, config, device)
+    sizes = attrs.get(dynamic_shapes.ATTRIBUTE)
+    fitted = dynamic_shapes.find(sizes, frozen.text, frozen.shapes, frozen.dtypes, graph, label)
+    session = Session(label, graph, frozen, config, device, fitted)
     with _sessions_lock:
         state_id = session.state_id = next(_next_id)
         _sessions[state_id] = session
@@ -456,7 +539,8 @@ def destroy(state_id: int) -> None:
         session = _sessions.pop(state_id, None)
     if session is not None:
         _past[session.label] = session.report
-        session.close()
+        with session._busy:  # another session may be taking its engine away
+            session.close()
 
 
 @forks.in_child

@@ -28,7 +28,16 @@ from mxnet_trt_property.cache.build import Packed, Shelf
 from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import CudaError, Driver, default
 from mxnet_trt_property.engines import ort_packing
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
+from mxnet_trt_property.engines.registry import (
+    Buffer,
+    Device,
+    Options,
+    Shapes,
+    check_buffer,
+    check_count,
+    check_precision,
+    with_shapes,
+)
 from mxnet_trt_property.errors import EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property.onnxruntime")
@@ -61,7 +70,7 @@ _EMPTY = np.zeros(64, np.uint8)
 
 class _Tensor(NamedTuple):
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # -1 for a size that is a runner's
     dtype: str
 
 
@@ -73,6 +82,7 @@ class OnnxRuntimeEngine:
     """
 
     name = "onnxruntime"
+    takes_profiles = True
 
     def __init__(self, driver: Optional[Driver] = None) -> None:
         self._driver = driver or default()
@@ -125,9 +135,11 @@ class OnnxRuntimeEngine:
             EngineError: ONNX Runtime refused the model, in its own words.
         """
         check_precision(self.name, options, label)
-        return self._program(model, _session_options(options, label), len(model), label)
+        return self._program(model, _session_options(options, label), len(model), label, options)
 
-    def _program(self, source: Union[bytes, str], settings: Any, size_bytes: int, label: str) -> OnnxRuntimeProgram:
+    def _program(
+        self, source: Union[bytes, str], settings: Any, size_bytes: int, label: str, options: Options
+    ) -> OnnxRuntimeProgram:
         """Makes the program of a model, by its bytes or its file's name."""
         runtime = _onnxruntime()
         try:
@@ -138,7 +150,7 @@ class OnnxRuntimeEngine:
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
         if hasattr(session, "_model_bytes"):
             session._model_bytes = None  # the whole model a second time, for a change of providers that never comes
-        return OnnxRuntimeProgram(session, size_bytes, self._driver, label)
+        return OnnxRuntimeProgram(session, size_bytes, self._driver, label, bool(options.profile))
 
     # -- the cache on disk (cache/build.py: CachingEngine) -------------------------------------
 
@@ -162,7 +174,7 @@ class OnnxRuntimeEngine:
                 ort_packing.save_to(scratch, settings)
                 try:
                     check_precision(self.name, options, label)
-                    program = self._program(model, settings, len(model), label)
+                    program = self._program(model, settings, len(model), label, options)
                     keep(ort_packing.pack(scratch))
                     return program
                 except (EngineError, ort_packing.PackingError) as error:
@@ -184,10 +196,10 @@ class OnnxRuntimeEngine:
         size = len(packed.head) + packed.body_bytes
         try:
             settings.add_session_config_entry(ort_packing.FOLDER_OPTION, str(packed.path.parent))
-            return self._program(model, settings, size, label)
+            return self._program(model, settings, size, label, options)
         except EngineError:
             with shelf.file(model) as file:
-                return self._program(str(file), settings, size, label)
+                return self._program(str(file), settings, size, label, options)
 
 
 def _session_options(options: Options, label: str) -> Any:
@@ -206,13 +218,13 @@ def _session_options(options: Options, label: str) -> Any:
 class OnnxRuntimeProgram:
     """A session with its weights; ONNX Runtime lets any number of threads run it at once."""
 
-    def __init__(self, session: Any, size_bytes: int, driver: Driver, label: str) -> None:
+    def __init__(self, session: Any, size_bytes: int, driver: Driver, label: str, is_flexible: bool = False) -> None:
         self.size_bytes = size_bytes
         self._session: Optional[Any] = session
         self._driver = driver
         self._label = label
-        self._inputs = [_tensor(value, label) for value in session.get_inputs()]
-        self._outputs = [_tensor(value, label) for value in session.get_outputs()]
+        self._inputs = [_tensor(value, label, is_flexible) for value in session.get_inputs()]
+        self._outputs = [_tensor(value, label, is_flexible) for value in session.get_outputs()]
 
     def runner(self, device: Device) -> OnnxRuntimeRunner:
         """Returns a new runner for arrays on `device`.
@@ -220,9 +232,20 @@ class OnnxRuntimeProgram:
         Raises:
             EngineError: The program is closed, or there is no pinned memory for arrays on a GPU.
         """
+        return self._runner(device, self._inputs, self._outputs)
+
+    def runner_for(self, device: Device, shapes: Shapes) -> OnnxRuntimeRunner:
+        """Returns a new runner for arrays of these shapes; see `runner`."""
+        return self._runner(
+            device,
+            with_shapes(self._label, self._inputs, shapes.inputs),
+            with_shapes(self._label, self._outputs, shapes.outputs),
+        )
+
+    def _runner(self, device: Device, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> OnnxRuntimeRunner:
         if self._session is None:
             raise EngineError(message(f"The ONNX Runtime program of {self._label} is closed"))
-        runner = OnnxRuntimeRunner(self._session, self._inputs, self._outputs, self._driver, self._label)
+        runner = OnnxRuntimeRunner(self._session, inputs, outputs, self._driver, self._label)
         if device.kind == "gpu":
             runner.stage(device.gpu_index)
         return runner
@@ -389,9 +412,9 @@ def _omp_num_threads() -> int:
     return int(first) if first.isdecimal() else 0
 
 
-def _tensor(value: Any, label: str) -> _Tensor:
+def _tensor(value: Any, label: str, is_flexible: bool) -> _Tensor:
     dtype = _DTYPES.get(value.type)
-    if dtype is None or not all(isinstance(size, int) for size in value.shape):
+    if dtype is None or not (is_flexible or all(isinstance(size, int) for size in value.shape)):
         raise EngineError(
             message(
                 f"ONNX Runtime cannot run {label}: tensor '{value.name}' is of a kind that MXNet has no array for",
@@ -399,7 +422,7 @@ def _tensor(value: Any, label: str) -> _Tensor:
                 required="a static shape and one of " + ", ".join(sorted(_DTYPES.values())),
             )
         )
-    return _Tensor(value.name, tuple(value.shape), dtype)
+    return _Tensor(value.name, tuple(n if isinstance(n, int) else -1 for n in value.shape), dtype)
 
 
 def _element_type(tensor: _Tensor) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Optional, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,17 @@ class Device:
     gpu_index: int = 0
 
 
+Profile = tuple[tuple[tuple[int, ...], ...], ...]
+"""For each input of a model its smallest shape, the one to tune for, and its largest."""
+
+
+class Shapes(NamedTuple):
+    """The shapes of a model's inputs and outputs, in the model's order."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+
+
 class Buffer(NamedTuple):
     """A dense array of MXNet's: its address in host memory (kind "cpu") or device memory ("gpu")."""
 
@@ -53,6 +64,8 @@ class Options:
         precision: "fp32", "fp16", "bf16" or "int8".
         workspace_bytes: The most scratch memory a TensorRT engine may use; 0 leaves it to TensorRT.
         verbose: Whether the engine's own messages are logged.
+        profile: For each input of the model its smallest shape, the one to tune for, and its largest; empty for a
+            model whose shapes are fixed. Only given to engines that have `takes_profiles`.
         extra: Options of third-party engines, by name.
         refittable: Whether the weights of the engine are likely to change (MXNET_TENSORRT_REFIT): an engine that can
             then makes a `RefittableProgram`, and one that cannot ignores it.
@@ -61,7 +74,8 @@ class Options:
     precision: str = "fp32"
     workspace_bytes: int = 0
     verbose: bool = False
-    extra: Mapping[str, str] = field(default_factory=dict)
+    profile: Profile = ()
+    extra: Mapping[str, str] = field(default_factory=dict, hash=False)
     refittable: bool = False
 
 
@@ -117,6 +131,13 @@ class Program(Protocol):
         """Frees what the program owns; runners that exist keep working. May be repeated."""
 
 
+class FlexibleProgram(Program, Protocol):
+    """A program that was built for a range of shapes."""
+
+    def runner_for(self, device: Device, shapes: Shapes) -> Runner:
+        """Returns a new runner for arrays of these shapes, which lie in the profile; see `Program.runner`."""
+
+
 @runtime_checkable
 class RefittableProgram(Program, Protocol):
     """A program that may be able to take new weights.
@@ -151,6 +172,9 @@ class RefittableProgram(Program, Protocol):
 
 class Engine(Protocol):
     """An accelerator library that builds ONNX models.
+
+    It may have an attribute `takes_profiles`, true where it builds models with axes of unknown size (dim_param) when
+    `Options.profile` is given, and its programs have `runner_for`.
 
     It may have a method `refused_nodes(model: bytes) -> Mapping[str, str]`, asked before nodes are claimed: the
     nodes of a serialized ONNX model that it will not build, by name, with a reason each. There, weights are inputs or
@@ -334,6 +358,28 @@ def check_count(what: str, label: str, found: int, required: int) -> None:
     """
     if found != required:
         raise EngineError(message(f"{label}: wrong number of {what}", found=str(found), required=str(required)))
+
+
+_Named = TypeVar("_Named", bound=Any)
+
+
+def with_shapes(label: str, tensors: Sequence[_Named], shapes: Sequence[tuple[int, ...]]) -> list[_Named]:
+    """Returns records with `name` and `shape` in which -1 has become a size.
+
+    Raises:
+        EngineError: A shape is not one of its tensor's.
+    """
+    check_count("shapes", label, len(shapes), len(tensors))
+    for tensor, shape in zip(tensors, shapes):
+        if len(tensor.shape) != len(shape) or any(size not in (-1, n) for size, n in zip(tensor.shape, shape)):
+            raise EngineError(
+                message(
+                    f"{label}: tensor '{tensor.name}' cannot have this shape",
+                    found=str(tuple(shape)),
+                    required=str(tuple(tensor.shape)),
+                )
+            )
+    return [tensor._replace(shape=tuple(shape)) for tensor, shape in zip(tensors, shapes)]
 
 
 def check_buffer(label: str, name: str, buffer: Buffer, shape: Sequence[int], dtype: str) -> None:
