@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 6
+#define MXTRT_ABI_VERSION 7
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -125,6 +125,11 @@ MXTRT_EXPORT void mxtrt_replay_free(void* replay);
 MXTRT_EXPORT int mxtrt_replay_run(void* replay, void* const* inputs, void* const* outputs, void* stream);
 // The replays that a state's forwards try, first one first, before they call Python; replaces those it had.
 MXTRT_EXPORT int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count);
+// Takes a state's replays away; returns MXTRT_FAIL where a forward is under way, or was started early.
+MXTRT_EXPORT int mxtrt_state_release(int64_t state_id);
+// When the last forward of a state began, and the time now: a count of forwards and calls of mxtrt_clock.
+MXTRT_EXPORT uint64_t mxtrt_state_last_use(int64_t state_id);
+MXTRT_EXPORT uint64_t mxtrt_clock(void);
 // Says that a forward of the state is about to be pushed, and starts its captured run at once if that is safe: nothing
 // of the state is under way, its weights were in order last time, and the run writes staging memory only. The forward
 // then waits for this run, or throws it away if a weight has moved or an input is elsewhere. `inputs` holds the address

@@ -50,6 +50,8 @@ struct State {
   std::vector<Weight> weights;
   std::atomic<bool> ready{false};  // whether `weights` says what is in the engine
   std::vector<const mxtrt::Replay*> replays;
+  std::mutex running;             // held by a forward, so that its replays are not taken away meanwhile
+  std::atomic<uint64_t> used{0};  // the time of the last forward, by g_clock
 
   // A run that mxtrt_state_begin started, and how many forwards were announced to it and have ended.
   std::atomic<const mxtrt::Replay*> early{nullptr};
@@ -166,10 +168,15 @@ bool ForgetReplays(State* state) {
   return false;
 }
 
+// Counts the forwards of all states, to tell which was used last.
+std::atomic<uint64_t> g_clock{0};
+
 // One forward: owns the run that was started early for it, and counts it as ended, however it ends.
 class Forward {
  public:
-  explicit Forward(State* state) : state_(state), early_(state->early.exchange(nullptr)) {}
+  explicit Forward(State* state) : state_(state), guard_(state->running), early_(state->early.exchange(nullptr)) {
+    state->used.store(g_clock.fetch_add(1) + 1, std::memory_order_relaxed);
+  }
   ~Forward() {
     AbandonEarly();
     state_->ended.fetch_add(1);
@@ -190,6 +197,7 @@ class Forward {
 
  private:
   State* state_;
+  std::lock_guard<std::mutex> guard_;
   const mxtrt::Replay* early_;
 };
 
@@ -286,6 +294,7 @@ void ResetStatesInChild() {
   new (&StatesLock()) std::mutex;
   for (const auto& entry : States()) {
     State* state = entry.second;
+    new (&state->running) std::mutex;
     state->replays.clear();
     state->early = nullptr;
     state->begun = 0;
@@ -305,6 +314,26 @@ extern "C" int mxtrt_state_set_replays(int64_t state_id, void* const* replays, i
   for (int32_t i = 0; i < count; ++i) found->second->replays.push_back(static_cast<const mxtrt::Replay*>(replays[i]));
   return MXTRT_OK;
 }
+
+extern "C" int mxtrt_state_release(int64_t state_id) {
+  std::lock_guard<std::mutex> guard(StatesLock());
+  const auto found = States().find(state_id);
+  if (found == States().end()) return MXTRT_OK;
+  State* state = found->second;
+  // A forward that is under way waits for StatesLock while it holds its own: so this one must not wait for it.
+  std::unique_lock<std::mutex> running(state->running, std::try_to_lock);
+  if (!running.owns_lock() || state->early.load() != nullptr) return MXTRT_FAIL;
+  state->replays.clear();
+  return MXTRT_OK;
+}
+
+extern "C" uint64_t mxtrt_state_last_use(int64_t state_id) {
+  std::lock_guard<std::mutex> guard(StatesLock());
+  const auto found = States().find(state_id);
+  return found == States().end() ? 0 : found->second->used.load();
+}
+
+extern "C" uint64_t mxtrt_clock(void) { return g_clock.fetch_add(1) + 1; }
 
 extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
   std::lock_guard<std::mutex> guard(StatesLock());

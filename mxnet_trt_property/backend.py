@@ -14,11 +14,12 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import forks, infer, native, partition, session, settings, support
+from mxnet_trt_property import dynamic_shapes, forks, infer, native, partition, ranges, session, settings, support
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device
 from mxnet_trt_property.errors import ConversionError, message
-from mxnet_trt_property.graph import Graph
+from mxnet_trt_property.generalize import NotGeneralError
+from mxnet_trt_property.graph import Graph, load
 from mxnet_trt_property.logs import warn_once
 from mxnet_trt_property.precision import tables
 
@@ -28,11 +29,19 @@ _pending = threading.local()
 
 @dataclass(frozen=True)
 class Partitioned:
-    """A symbol with TensorRT nodes, the decisions that made it, and the variables that were frozen into the nodes."""
+    """A symbol with TensorRT nodes.
+
+    Attributes:
+        symbol: The symbol.
+        decisions: The decisions that made it.
+        frozen: The variables that were frozen into the nodes.
+        data: The arguments that are no parameters; None where nobody has said.
+    """
 
     symbol: Any
     decisions: partition.Partition
     frozen: frozenset[str] = frozenset()
+    data: Optional[frozenset[str]] = None
 
 
 def decide(
@@ -77,6 +86,7 @@ def build(
     decisions: partition.Partition,
     options: Optional[Mapping[str, str]] = None,
     stock_optimize_for: Optional[Callable[..., Any]] = None,
+    flexible: Optional[ranges.Flexible] = None,
 ) -> Optional[Partitioned]:
     """Returns the symbol with its groups replaced by TensorRT nodes, or None where nothing is taken.
 
@@ -85,6 +95,7 @@ def build(
         decisions: What `decide` returned.
         options: Backend options; they are written into the new nodes and so outlive a save and load.
         stock_optimize_for: MXNet's own Symbol.optimize_for.
+        flexible: The graph's shapes over the range that the new nodes are to serve.
 
     Raises:
         NativeLibraryError: The native library cannot be used.
@@ -94,7 +105,7 @@ def build(
     load_native()
     optimize = stock_optimize_for or type(symbol).optimize_for
     new = _run_pass(symbol, decisions, options, optimize)
-    _name_nodes(new, {node.name for node in decisions.graph.nodes})
+    _name_nodes(new, {node.name for node in decisions.graph.nodes}, decisions.graph, flexible)
     return Partitioned(new, decisions)
 
 
@@ -184,10 +195,12 @@ def _on_decide(json_text: str, options: Mapping[str, str]) -> None:
     native.set_groups(decisions.groups, attrs)
 
 
-def _name_nodes(symbol: Any, taken_names: set[str]) -> None:
-    """Names the new nodes tensorrt0, tensorrt1, ...; MXNet calls them _op0, _op1."""
+def _name_nodes(symbol: Any, taken_names: set[str], before: Graph, flexible: Optional[ranges.Flexible]) -> None:
+    """Names the new nodes tensorrt0, tensorrt1, ...; MXNet calls them _op0, _op1. Says what sizes they serve."""
     internals = symbol.get_internals()
-    graph = infer.read_symbol(internals)
+    text = infer.text_of(internals)
+    graph = Graph.from_json(text)
+    inner = {i: n["subgraphs"][0] for i, n in enumerate(load(text)["nodes"]) if n.get("subgraphs")} if flexible else {}
     first_output: dict[int, int] = {}
     for position, head in enumerate(graph.heads):
         first_output.setdefault(head.node, position)
@@ -199,7 +212,16 @@ def _name_nodes(symbol: Any, taken_names: set[str]) -> None:
             number += 1
         name = f"tensorrt{number}"
         taken_names.add(name)
-        internals[first_output[node.id]]._set_attr(**{"name": name, session.LABEL_ATTRIBUTE: name})
+        attrs = {"name": name, session.LABEL_ATTRIBUTE: name}
+        if flexible is not None:
+            try:
+                described = dynamic_shapes.describe(inner[node.id], before, flexible)
+            except NotGeneralError as error:
+                dynamic_shapes.tell(name, str(error))
+                described = None
+            if described is not None:
+                attrs[dynamic_shapes.ATTRIBUTE] = described
+        internals[first_output[node.id]]._set_attr(**attrs)
 
 
 def permutation(wanted: Sequence[str], given: Sequence[str]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -12,10 +13,11 @@ import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, blocks, freezing, infer, partition, session, settings
+from mxnet_trt_property import backend, blocks, dynamic_shapes, freezing, infer, partition, ranges, session, settings
 from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach
+from mxnet_trt_property.generalize import NotGeneralError
 from mxnet_trt_property.logs import log, warn_once
 from mxnet_trt_property.profiling import Section
 
@@ -64,7 +66,11 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
     with native_backend(DEFAULT_BACKEND):
         reason = _why_stock(symbol, arguments["grad_req"], plain.get("group2ctx"), plain.get("stype_dict"))
         known = {k: v for k, v in shapes.items() if isinstance(v, tuple)}
-        made = None if reason else _partition(symbol, known, plain.get("type_dict") or {}, context=plain["ctx"])
+        made = (
+            None
+            if reason
+            else _partition(symbol, known, plain.get("type_dict") or {}, context=plain["ctx"], data=frozenset(known))
+        )
         if made is None:
             return stock_bind(symbol, {})
         # Every shape and dtype is given, since inference cannot look backwards through a TensorRT node.
@@ -172,7 +178,8 @@ def optimize_for(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     given = {**(arguments["args"] or {}), **(arguments["aux"] or {})}
     shapes = {**{k: tuple(v.shape) for k, v in given.items()}, **(arguments["shape_dict"] or {})}
     dtypes = {**{k: v.dtype for k, v in given.items()}, **(arguments["type_dict"] or {})}
-    made = _partition(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options, arguments["ctx"])
+    data = blocks.data_names() if blocks.inside() else None
+    made = _partition(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options, arguments["ctx"], data)
     if made is None:
         return symbol.__copy__()
     if blocks.inside():
@@ -240,7 +247,8 @@ def _reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
             # The nodes stay those of the first shapes: the weights are in them.
             return attach(new, symbol, state.made, state.make_stock, sessions)
         dtypes = {k: v.dtype for k, v in arrays.items()}
-        made = _partition(symbol, {k: v.shape for k, v in arrays.items()}, dtypes, context=executor._ctx)
+        data = state.made.data
+        made = _partition(symbol, {k: v.shape for k, v in arrays.items()}, dtypes, context=executor._ctx, data=data)
         if made is None:
             return _bind_stock(symbol, executor._ctx, {**arrays, **auxiliary})
         if made.decisions.groups != state.made.decisions.groups:
@@ -313,7 +321,7 @@ def _freeze(made: backend.Partitioned, values: Mapping[str, Any]) -> backend.Par
             next_step="mend what was found, or ignore this where memory for both copies is there",
         )
         return made
-    return backend.Partitioned(new, made.decisions, names)
+    return dataclasses.replace(made, symbol=new, frozen=names)
 
 
 def _frozen_symbol(symbol: Any, values: Mapping[str, Any]) -> tuple[Any, frozenset[str]]:
@@ -332,6 +340,7 @@ def _partition(
     dtypes: Mapping[str, Any],
     options: Optional[Mapping[str, str]] = None,
     context: Any = None,
+    data: Optional[frozenset[str]] = None,
 ) -> Optional[backend.Partitioned]:
     """Returns the partitioned symbol, or None where MXNet should bind the symbol as it is."""
     try:
@@ -342,12 +351,14 @@ def _partition(
                 next_step="bind the part without control flow by itself, or unset MXNET_SUBGRAPH_BACKEND",
             )
             return None
+        dtypes = backend.complete_dtypes(symbol, dtypes)
         with Section("partition", "a graph"):
-            decisions = backend.decide(symbol, shapes, backend.complete_dtypes(symbol, dtypes), options, context)
+            decisions = backend.decide(symbol, shapes, dtypes, options, context)
         _tell_bind(decisions, options, context)
         for decision in decisions.refused:
             log.debug("%s (%s) stays with MXNet: %s", decision.node.name, decision.node.op, decision.reason)
-        made = backend.build(symbol, decisions, options, stock_optimize_for=stock.optimize_for)
+        flexible = _flexible(symbol, shapes, dtypes, options, data) if decisions.taken else None
+        made = backend.build(symbol, decisions, options, stock.optimize_for, flexible)
     except SettingError:
         raise
     except MXNetError as error:
@@ -368,7 +379,38 @@ def _partition(
             error=error,
         )
         return None
-    return made
+    return None if made is None else dataclasses.replace(made, data=data)
+
+
+def _flexible(
+    symbol: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, Any],
+    options: Optional[Mapping[str, str]],
+    data: Optional[frozenset[str]],
+) -> Optional[ranges.Flexible]:
+    """Returns the graph's shapes over the range that the settings ask for; says once where it can have no other sizes.
+
+    Raises:
+        SettingError: The option `profiles` names an input that the symbol does not have.
+    """
+    config = settings.read(options)
+    if not ranges.wanted(config):
+        return None
+    unknown = sorted({name for name, _ in config.profiles} - set(symbol.list_arguments()))
+    if unknown and "profiles" in (options or {}):
+        raise SettingError(
+            message(
+                "The option profiles of the TensorRT backend names inputs that the network does not have",
+                found=", ".join(unknown),
+                required="names out of " + ", ".join(sorted(data or symbol.list_arguments())[:20]),
+            )
+        )
+    try:
+        return ranges.find(symbol, shapes, dtypes, config, data)
+    except NotGeneralError as error:
+        dynamic_shapes.tell("a network", str(error))
+        return None
 
 
 def _tell_bind(decisions: partition.Partition, options: Optional[Mapping[str, str]], context: Any) -> None:

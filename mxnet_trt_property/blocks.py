@@ -48,6 +48,11 @@ def inside() -> bool:
     return getattr(_thread, "inside", False)
 
 
+def data_names() -> frozenset[str]:
+    """Returns the names of the inputs of the HybridBlock whose graph this thread is building."""
+    return frozenset(data.name for data in _thread.block._cached_graph[0])
+
+
 def note_partition(symbol: Any, groups: Groups, decide: Callable[[Mapping[str, Any]], Groups]) -> None:
     """Tells `build_cache`, which is under way in this thread, what its graph was and how it was partitioned."""
     _thread.noted = State(symbol, groups, decide)
@@ -55,13 +60,13 @@ def note_partition(symbol: Any, groups: Groups, decide: Callable[[Mapping[str, A
 
 def build_cache(stock: Callable[..., Any], block: Any, args: Sequence[Any]) -> Any:
     """Does what HybridBlock._build_cache does, and notes whether the graph has TensorRT nodes."""
-    before, outer = inside(), getattr(_thread, "noted", None)
-    _thread.inside, _thread.noted = True, None
+    before, outer = (inside(), getattr(_thread, "block", None)), getattr(_thread, "noted", None)
+    _thread.inside, _thread.noted, _thread.block = True, None, block
     try:
         result = stock(block, *args)
         state = _thread.noted
     finally:
-        _thread.inside, _thread.noted = before, outer
+        (_thread.inside, _thread.block), _thread.noted = before, outer
     if state is None and native.is_in_mxnet() and infer.has_tensorrt_nodes(block._cached_graph[1]):
         state = State(None, (), lambda arrays: ())
     if state is not None:

@@ -30,9 +30,10 @@ from mxnet_trt_property._version import __version__
 from mxnet_trt_property.cache import build
 from mxnet_trt_property.compiled_arrays import ArrayError, Tensor
 from mxnet_trt_property.compiled_file import ModelFileError
-from mxnet_trt_property.compiled_seats import Held, Idle, LeftBehind, Seat
+from mxnet_trt_property.compiled_seats import Held, Idle, Key, LeftBehind, Seat
+from mxnet_trt_property.compiled_sizes import Fit, Sizes
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Device, Options, Program
+from mxnet_trt_property.engines.registry import Device, Options, Profile, Program, Shapes
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, TensorRTPropertyError, message
 from mxnet_trt_property.logs import tell_engine, warn_once
 from mxnet_trt_property.precision.plans import Plan
@@ -125,8 +126,10 @@ class CompiledModel:
     Attributes:
         input_names: The inputs, in the order of positional arguments.
         output_names: The outputs, by the symbol's own names.
-        inputs: Name, shape and dtype of each input.
+        inputs: Name, shape and dtype of each input; of a model that serves several shapes those it is tuned for.
         outputs: Name, shape and dtype of each output.
+        profiles: For each input of a model that serves several shapes the smallest, the one it is tuned for, and the
+            largest; empty for fixed shapes.
         unused_names: Arguments of the network that inference does not read, such as a label: they may be given.
         engine: The name of the engine.
         precision: What the engine computes in.
@@ -145,6 +148,10 @@ class CompiledModel:
         self.precision = config.precision
         self.onnx: Optional[bytes] = onnx if keep_onnx else None
         self._meta = dict(meta)
+        self._sizes = Sizes(meta["sizes"], self.inputs, self.outputs) if meta.get("sizes") else None
+        self._fixed = Fit(self.inputs, self.outputs, None)
+        profile = self._sizes.profile if self._sizes is not None else ()
+        self.profiles = dict(zip(self.input_names, profile))
         self._gpu_index = config.device
         self._idle = Idle()
         self._local = threading.local()
@@ -152,7 +159,9 @@ class CompiledModel:
         self._seats_lock = threading.Lock()
         self._closed = False
         self._program: Program
-        self._program, self.engine, first = _build(onnx, Plan.from_json(meta["plan"]), config, prefer)
+        shapes = self._sizes.tuned.shapes if self._sizes is not None else None
+        plan = Plan.from_json(meta["plan"])
+        self._program, self.engine, first = _build(onnx, plan, config, prefer, profile, shapes)
         self._seats.add(first)
         self._idle.give(first)
         _models.add(self)
@@ -182,17 +191,19 @@ class CompiledModel:
             EngineError: The engine failed, or the model is closed.
         """
         given = self._given(arrays, named)
-        seat = self._seat(self._device(given))
-        sources, targets, result = self._views(given, out, seat, stream)
+        fit = self._fit(given)
+        seat = self._seat(self._device(given), fit.shapes)
+        sources, targets, result = self._views(given, out, seat, stream, fit)
         seat.run(tuple(v.buffer for v in sources), tuple(v.buffer for v in targets), stream)
         return result()
 
     def bind(self, *arrays: Any, out: Any = None, stream: Optional[int] = None, **named: Any) -> Bound:
         """Returns the model tied to these arrays; the arguments and errors are those of a call."""
         given = self._given(arrays, named)
-        device = self._device(given)
-        seat = self._idle.take(device) or self._new_seat(device)
-        sources, targets, result = self._views(given, out, seat, stream)
+        fit = self._fit(given)
+        key = (self._device(given), fit.shapes)
+        seat = self._idle.take(key) or self._new_seat(key)
+        sources, targets, result = self._views(given, out, seat, stream, fit)
         return Bound(seat, self._idle, (sources, targets), (tuple(given), result()), stream)
 
     def save(self, path: compiled_file.PathLike) -> None:
@@ -260,18 +271,24 @@ class CompiledModel:
         kind, index = compiled_arrays.place_of(given[0] if given else None, f"input '{(*self.input_names, '')[0]}'")
         return Device("cpu", 0, self._gpu_index) if kind == "cpu" else Device("gpu", index, index)
 
-    def _seat(self, device: Device) -> Seat:
+    def _fit(self, given: Sequence[Any]) -> Fit:
+        return self._fixed if self._sizes is None else self._sizes.fit(given, LABEL)
+
+    def _seat(self, device: Device, shapes: Optional[Shapes] = None) -> Seat:
         """Returns this thread's seat."""
         held: Optional[Held] = getattr(self._local, "held", None)
         if held is None:
             held = self._local.held = Held(self._idle)
-        seat = held.seats.get(device)
+        key = (device, shapes)
+        seat = held.seats.get(key)
         if seat is None:
-            seat = held.seats[device] = self._idle.take(device) or self._new_seat(device)
+            return held.add(self._idle.take(key) or self._new_seat(key))
+        if shapes is not None:
+            held.seats.move_to_end(key)
         return seat
 
-    def _new_seat(self, device: Device) -> Seat:
-        seat = Seat(self._program, device)
+    def _new_seat(self, key: Key) -> Seat:
+        seat = Seat(self._program, *key)
         with self._seats_lock:
             self._seats.add(seat)
         if self._closed:  # closed by another thread meanwhile, which did not see this one
@@ -279,24 +296,24 @@ class CompiledModel:
         return seat
 
     def _views(
-        self, given: Sequence[Any], out: Any, seat: Seat, stream: Optional[int]
+        self, given: Sequence[Any], out: Any, seat: Seat, stream: Optional[int], fit: Fit
     ) -> tuple[list[compiled_arrays.View], list[compiled_arrays.View], Callable[[], Any]]:
         """Returns where inputs and outputs lie, and a function that returns the outputs as the caller gets them."""
         used_stream = seat.stream if stream is None else stream
         sources = [
             compiled_arrays.read(array, tensor, used_stream, f"input '{tensor.name}'")
-            for array, tensor in zip(given, self.inputs)
+            for array, tensor in zip(given, fit.inputs)
         ]
         like = given[0] if given else np.empty(0)
         kind = compiled_arrays.kind_of(like, "input")
         if out is None:
-            fresh = [kind.empty(tensor, like) for tensor in self.outputs]
+            fresh = [kind.empty(tensor, like) for tensor in fit.outputs]
         else:
             fresh = list(out) if isinstance(out, (list, tuple)) else [out]
             engines.check_count("arrays to write (out=)", LABEL, len(fresh), len(self.outputs))
         targets = [
             compiled_arrays.read(array, tensor, used_stream, f"output '{tensor.name}'", write=True)
-            for array, tensor in zip(fresh, self.outputs)
+            for array, tensor in zip(fresh, fit.outputs)
         ]
         compiled_arrays.same_place([*sources, *targets], (*self.input_names, *self.output_names))
 
@@ -311,8 +328,9 @@ def compile(
     symbol: Any,
     arg_params: Mapping[str, Any],
     aux_params: Mapping[str, Any],
-    shapes: Mapping[str, Sequence[int]],
+    shapes: Optional[Mapping[str, Sequence[int]]] = None,
     *,
+    profiles: Optional[Mapping[str, Sequence[Sequence[int]]]] = None,
     dtypes: Optional[Mapping[str, Any]] = None,
     engine: Optional[str] = None,
     precision: Optional[str] = None,
@@ -333,6 +351,8 @@ def compile(
         aux_params: The values of the auxiliary states.
         shapes: The shape of each input that is given at a call. An argument named here is an input even if
             `arg_params` has a value for it. What inference does not read (a label) may be left out.
+        profiles: For inputs whose shapes vary between calls the smallest shape, the one to tune the engine for, and the
+            largest; they need not be in `shapes`. The model then takes every shape in between.
         dtypes: The dtypes of inputs that are not float32.
         engine: MXNET_TENSORRT_ENGINE's value for this model. An engine that is named is used or an error says why not;
             with "auto" a failing engine is followed by the next one, with a warning.
@@ -346,16 +366,18 @@ def compile(
         options: Other options of the backend, the variables' names in lower case without the prefix.
 
     Raises:
-        CompileError: A node has no conversion (all of them are listed), an argument has neither value nor shape, or
-            shapes and values contradict the network.
+        CompileError: A node has no conversion (all of them are listed), an argument has neither value nor shape,
+            shapes and values contradict the network, or no one engine can serve all of `profiles` (says why).
         EngineError: No engine could be built.
         SettingError: An option or a sample is not valid, or int8 has no calibration.
     """
     from mxnet_trt_property import compiled_plan, compiled_source
 
-    given = {"engine": engine, "precision": precision, "device": device, **options}
+    # The variables are for executors, whose other sizes have engines of their own; here they would be refused.
+    given = {"engine": engine, "precision": precision, "device": device, "profiles": dict(profiles or {})}
+    given = {**given, "max_batch_size": 0, **options}
     config = settings.read({k: str(v) for k, v in given.items() if v is not None})
-    meta, onnx, model = compiled_source.convert(symbol, arg_params, aux_params, shapes, dtypes or {}, config)
+    meta, onnx, model = compiled_source.convert(symbol, arg_params, aux_params, shapes or {}, dtypes or {}, config)
     plan = compiled_plan.make(onnx, model, tuple(name for name, *_ in meta["inputs"]), config, calibration, LABEL)
     meta = {
         **meta,
@@ -396,8 +418,9 @@ def load(
     try:
         given["precision"] = str(meta["precision"])
         prefer = str(meta["engine"])
-        for key in ("inputs", "outputs"):
-            _tensors(meta[key])
+        tensors = [_tensors(meta[key]) for key in ("inputs", "outputs")]
+        if meta.get("sizes"):
+            Sizes(meta["sizes"], *tensors)
         tuple(meta["unused"])
         Plan.from_json(meta["plan"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -416,7 +439,9 @@ def _tensors(rows: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(Tensor(str(name), tuple(int(n) for n in shape), np.dtype(dtype)) for name, shape, dtype in rows)
 
 
-def _build(onnx: bytes, plan: Plan, config: settings.Settings, prefer: str) -> tuple[Program, str, Seat]:
+def _build(
+    onnx: bytes, plan: Plan, config: settings.Settings, prefer: str, profile: Profile, shapes: Optional[Shapes]
+) -> tuple[Program, str, Seat]:
     """Returns the program, the name of its engine, and a first seat: whether an engine works shows there."""
     device = Device("cpu", 0, config.device)
     named = config.engine != "auto"
@@ -430,9 +455,13 @@ def _build(onnx: bytes, plan: Plan, config: settings.Settings, prefer: str) -> t
                 next_step="pip install onnxruntime, or choose another engine",
             )
         )
-    options = Options(precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose)
+    options = Options(
+        precision=config.precision, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose, profile=profile
+    )
     for engine, following in zip(usable, [*usable[1:], None]):
         try:
+            if profile and not getattr(engine, "takes_profiles", False):
+                raise EngineError(f"{engine.name} builds engines for one set of shapes only, and profiles were given")
             # A loaded model does without the onnx package, which ONNX Runtime's part of the cache needs.
             cached = engine.name != "onnxruntime" or "onnx" in sys.modules
             used = config if cached else dataclasses.replace(config, cache=False)
@@ -441,7 +470,7 @@ def _build(onnx: bytes, plan: Plan, config: settings.Settings, prefer: str) -> t
                 engine, functools.partial(_rewritten, onnx, plan, engine), None, options, device, LABEL, used
             )
             with building.loading(LABEL, engine.name):
-                seat = Seat(program, device)
+                seat = Seat(program, device, shapes)
             seconds, how = time.perf_counter() - start, "read from the cache" if loaded else "built"
             tell_engine(
                 LABEL, engine.name, how, seconds=seconds, size_bytes=program.size_bytes, precision=config.precision

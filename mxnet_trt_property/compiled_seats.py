@@ -5,23 +5,31 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from typing import Optional
+from typing import Optional, cast
 
 from mxnet_trt_property import cuda_driver
-from mxnet_trt_property.engines.registry import Buffer, Device, Program, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, FlexibleProgram, Program, Runner, Shapes
 from mxnet_trt_property.errors import EngineError, message
 
 Buffers = tuple[Buffer, ...]
+Key = tuple[Device, Optional[Shapes]]
+"""What a seat is for: a device and, where the program serves several, the arrays' shapes."""
+
+# A thread that calls a model at ever other sizes keeps so many seats; each has memory of its own.
+_MOST_SEATS = 8
 
 
 class Seat:
     """A runner and, for arrays on a GPU, a stream; one thread at a time uses it."""
 
-    def __init__(self, program: Program, device: Device) -> None:
+    def __init__(self, program: Program, device: Device, shapes: Optional[Shapes] = None) -> None:
         self.device = device
-        self.runner: Runner = program.runner(device)
+        self.key: Key = (device, shapes)
+        self.runner: Runner = (
+            program.runner(device) if shapes is None else cast(FlexibleProgram, program).runner_for(device, shapes)
+        )
         self.stream = 0
         self._tied: Optional[Tied] = None
         if device.kind == "gpu":
@@ -169,16 +177,16 @@ class Idle:
     """Seats that nobody uses. A deque's append and pop are atomic, so there is no lock."""
 
     def __init__(self) -> None:
-        self._seats: dict[Device, deque[Seat]] = {}
+        self._seats: dict[Key, deque[Seat]] = {}
 
     def give(self, seat: Seat) -> None:
         """Takes back a seat."""
-        self._seats.setdefault(seat.device, deque()).append(seat)
+        self._seats.setdefault(seat.key, deque()).append(seat)
 
-    def take(self, device: Device) -> Optional[Seat]:
-        """Returns a seat for arrays on `device`, or None."""
+    def take(self, key: Key) -> Optional[Seat]:
+        """Returns a seat for arrays of this kind, or None."""
         try:
-            return self._seats[device].pop()
+            return self._seats[key].pop()
         except (KeyError, IndexError):
             return None
 
@@ -188,7 +196,14 @@ class Held:
 
     def __init__(self, idle: Idle) -> None:
         self._idle = idle
-        self.seats: dict[Device, Seat] = {}
+        self.seats: OrderedDict[Key, Seat] = OrderedDict()
+
+    def add(self, seat: Seat) -> Seat:
+        """Keeps a seat, and closes the one that was not used for the longest time if there are too many."""
+        self.seats[seat.key] = seat
+        if len(self.seats) > _MOST_SEATS:
+            self.seats.popitem(last=False)[1].close()
+        return seat
 
     def __del__(self) -> None:
         for seat in self.seats.values():

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import backend, infer, settings, support
+from mxnet_trt_property import backend, compiled_sizes, infer, ranges, settings, sizes, support
 from mxnet_trt_property import convert as conversion
 from mxnet_trt_property.compiled import LABEL, CompileError
-from mxnet_trt_property.errors import message
-from mxnet_trt_property.graph import Graph
+from mxnet_trt_property.errors import ConversionError, message
+from mxnet_trt_property.generalize import NotGeneralError, Template, generalize
+from mxnet_trt_property.graph import Entry, Graph
+
+# At so many sizes at most the model of a range is compared with the network's own conversion: a batch up to 32 wholly.
+_COMPARED = 32
 
 
 def convert(
@@ -43,7 +47,8 @@ def convert(
                 next_step="of a Gluon network, export() a checkpoint, or call it with mx.sym.var('data')",
             )
         )
-    inputs = {name: tuple(int(n) for n in shape) for name, shape in shapes.items()}
+    inputs = {name: tuned for name, (_, tuned, _) in config.profiles}
+    inputs.update({name: tuple(int(n) for n in shape) for name, shape in shapes.items()})
     arguments, states = symbol.list_arguments(), symbol.list_auxiliary_states()
     values = {k: v for k, v in arg_params.items() if k in arguments and k not in inputs}
     values.update({k: v for k, v in aux_params.items() if k in states})
@@ -59,17 +64,60 @@ def convert(
         ) from error
     roles = _roles(graph, set(values), set(inputs))
     _check_nodes(graph, tensors, config)
-    model = conversion.convert(graph, tensors, roles, LABEL)
+    template = _template(symbol, (known_shapes, known_dtypes), config, graph, roles, set(inputs))
+    if template is not None:
+        # The engine is tuned for these shapes, whatever was in `shapes`.
+        point = tuple(r.tuned for r in template[0].ranges)
+        tensors = dict(template[1].at(point))
+    model = template[0].model if template is not None else conversion.convert(graph, tensors, roles, LABEL)
     names = {node.id: node.name for node in graph.nodes}
     onnx = model.serialize({port.node: _numpy(values[names[port.node]]) for port in model.weights})
     read = {names[port.node] for port in model.inputs}
     heads = zip(symbol.list_outputs(), (tensors[head] for head in graph.heads))
-    meta = {
-        "inputs": [(names[p.node], p.shape, p.dtype.name) for p in model.inputs],
+    meta: dict[str, Any] = {
+        "inputs": [(names[p.node], tensors[Entry(p.node, 0)].shape, p.dtype.name) for p in model.inputs],
         "outputs": [(name, t.shape, np.dtype(t.dtype).name) for name, t in heads],
         "unused": [name for name in arguments if name not in read and name not in values],
     }
+    if template is not None:
+        meta["sizes"] = compiled_sizes.to_meta(template[0])
     return meta, onnx, model
+
+
+def _template(
+    symbol: Any,
+    known: tuple[Mapping[str, Any], Mapping[str, Any]],
+    config: settings.Settings,
+    graph: Graph,
+    roles: Mapping[int, conversion.Role],
+    inputs: set[str],
+) -> Optional[tuple[Template, ranges.Flexible]]:
+    """Returns the model that serves the range that the settings ask for, and the graph's shapes; None for no range.
+
+    Raises:
+        CompileError: No one model serves it.
+    """
+    if not ranges.wanted(config):
+        return None
+    try:
+        flexible = ranges.find(symbol, known[0], backend.complete_dtypes(symbol, known[1]), config, inputs)
+        if flexible is None:
+            return None
+        models = [conversion.convert(graph, tensors, roles, LABEL) for tensors in flexible.tensors]
+        template = generalize(models, flexible.points, flexible.ranges)
+        for point in sizes.spread(flexible.ranges, _COMPARED):
+            different = template.misfit(conversion.convert(graph, flexible.at(point), roles, LABEL), point)
+            if different is not None:
+                raise NotGeneralError(different)
+    except ConversionError as error:
+        raise CompileError(
+            message(
+                f"{LABEL}: no one engine serves all shapes that were asked for",
+                found=str(error),
+                next_step="compile a model for each shape with shapes= alone, or give narrower profiles",
+            )
+        ) from error
+    return template, flexible
 
 
 def _check_names(names: Sequence[str], inputs: Mapping[str, Any]) -> None:

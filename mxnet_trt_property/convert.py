@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Optional
 
 import numpy as np
+import onnx
 
 from mxnet_trt_property import operators
 from mxnet_trt_property.errors import ConversionError, message
@@ -72,6 +73,14 @@ class ConvertedModel:
     def structure_digest(self) -> bytes:
         """A digest of all of the ONNX model but the weights' values."""
         return self._model.structure_digest
+
+    def structure(self) -> onnx.ModelProto:
+        """Returns a copy of the model without its weights."""
+        return self._model.structure
+
+    def with_structure(self, proto: onnx.ModelProto) -> ConvertedModel:
+        """Returns the same ports and weights with another graph between them."""
+        return dataclasses.replace(self, _model=self._model.with_structure(proto))
 
     def without_values(self) -> bytes:
         """Returns the bytes of the model with its weights as inputs."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -226,6 +226,21 @@ def set_replays(state_id: int, handles: Sequence[int]) -> None:
     library().mxtrt_state_set_replays(state_id, array, len(handles))
 
 
+def release_replays(state_id: int) -> bool:
+    """Takes a native state's captured runs away; returns whether no forward of it was under way."""
+    return int(library().mxtrt_state_release(state_id)) == OK
+
+
+def last_use(state_id: int) -> int:
+    """Returns when the last forward of a native state began, by `clock`; 0 for one that is gone or has run none."""
+    return int(library().mxtrt_state_last_use(state_id))
+
+
+def clock() -> int:
+    """Returns a number that is larger than those of all forwards before."""
+    return int(library().mxtrt_clock())
+
+
 def skip_exit_handlers() -> None:
     """Makes exit() of this process skip the exit handlers and destructors of C and C++ registered so far."""
     library().mxtrt_skip_exit_handlers()
@@ -270,6 +285,9 @@ def _open(path: Path) -> ctypes.CDLL:
     addresses = ctypes.POINTER(ctypes.c_void_p)
     lib.mxtrt_replay_run.argtypes = [ctypes.c_void_p, addresses, addresses, ctypes.c_void_p]
     lib.mxtrt_state_begin.argtypes = [ctypes.c_int64, addresses]
+    lib.mxtrt_state_release.argtypes = [ctypes.c_int64]
+    lib.mxtrt_state_last_use.argtypes = [ctypes.c_int64]
+    lib.mxtrt_state_last_use.restype = lib.mxtrt_clock.restype = ctypes.c_uint64
     lib.mxtrt_state_set_replays.argtypes = [ctypes.c_int64, addresses, ctypes.c_int32]
     return lib
 

@@ -259,6 +259,10 @@ class OnnxWriter:
         """Returns the names that at least one node reads."""
         return {name for node in self._nodes for name in node.input}
 
+    def parts(self) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """Returns nodes and constants, to be put into another model; the writer must not be used after it."""
+        return self._nodes, list(self._constants.values())
+
     def model(self, inputs: Sequence[Value], outputs: Sequence[Value], weights: Sequence[Value]) -> Model:
         """Returns the finished structure; the writer must not be used after it."""
         self._drop_unread({v.name for v in outputs})
@@ -307,10 +311,20 @@ class Model:
         rows = [(w.name, w.shape, w.dtype.str) for w in self._weights]
         return blake3(repr(rows).encode() + b"\0" + self._structure).digest()
 
-    def without_values(self) -> bytes:
-        """Returns the bytes of the model with its weights as inputs, to ask what an engine thinks of it."""
+    @property
+    def structure(self) -> onnx.ModelProto:
+        """A copy of the model without its weights."""
         proto = onnx.ModelProto()
         proto.ParseFromString(self._structure)
+        return proto
+
+    def with_structure(self, proto: onnx.ModelProto) -> Model:
+        """Returns another model with weights of the same names and shapes."""
+        return Model(proto, self._weights)
+
+    def without_values(self) -> bytes:
+        """Returns the bytes of the model with its weights as inputs, to ask what an engine thinks of it."""
+        proto = self.structure
         for weight in self._weights:
             proto.graph.input.append(helper.make_tensor_value_info(weight.name, _onnx_type(weight.dtype), weight.shape))
         result: bytes = proto.SerializeToString()
@@ -332,8 +346,7 @@ class Model:
                     next_step="exclude the nodes with the largest weights with MXNET_TENSORRT_EXCLUDE_NODES",
                 )
             )
-        proto = onnx.ModelProto()
-        proto.ParseFromString(self._structure)
+        proto = self.structure
         for weight in self._weights:
             value = values.get(weight.name)
             if value is None or value.shape != weight.shape or value.dtype != weight.dtype:

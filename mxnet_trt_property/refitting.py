@@ -52,7 +52,14 @@ def why_not(mode: str, engine: Engine, options: Options, device: Device) -> str:
     return f"engine {engine.name} cannot change weights" if ask is None else str(ask(options, device))
 
 
-def refit(old: programs.Entry, key: programs.Key, model: Callable[[], bytes], device: Device, why: str) -> Refitted:
+def refit(
+    old: programs.Entry,
+    key: programs.Key,
+    model: Callable[[], bytes],
+    device: Device,
+    user: programs.User,
+    why: str,
+) -> Refitted:
     """Gives a built engine new weights, and the table an entry for them that the caller uses.
 
     Args:
@@ -60,6 +67,7 @@ def refit(old: programs.Entry, key: programs.Key, model: Callable[[], bytes], de
         key: The key of the new weights.
         model: Returns the serialized ONNX model with the new weights.
         device: Where the arrays lie.
+        user: The caller.
         why: What `why_not` said of the engine.
     """
     if programs.has(key):
@@ -78,12 +86,12 @@ def refit(old: programs.Entry, key: programs.Key, model: Callable[[], bytes], de
         return Refitted(None, reason)
     try:
         if programs.take_over(old):
-            program.refit(values, old.idle)
+            program.refit(values, [runner for _, runner in old.idle])
             entry = programs.Entry(program, old.engine, time.perf_counter() - start, idle=old.idle)
         else:
             copy = program.refitted_copy(values, device)
             entry = programs.Entry(copy, old.engine, time.perf_counter() - start)
     except EngineError as error:
         return Refitted(None, str(error))
-    programs.put(key, entry)
+    programs.put(key, entry, user)
     return Refitted(entry, "")

@@ -23,6 +23,7 @@ from mxnet_trt_property import (
     building,
     calibrating,
     cuda_driver,
+    dynamic_shapes,
     forks,
     freezing,
     native,
@@ -32,8 +33,9 @@ from mxnet_trt_property import (
     subgraph,
 )
 from mxnet_trt_property.cache.keys import Recipe
+from mxnet_trt_property.convert import ConvertedModel
 from mxnet_trt_property.engines import registry as engines
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner, Shapes
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
 from mxnet_trt_property.logs import debug_once, log, tell_engine, warn_once
 from mxnet_trt_property.precision import rewriting, tables
@@ -48,13 +50,13 @@ class Report(NamedTuple):
 
     Attributes:
         label: The name of its TensorRT node.
-        engine: The engine that runs it; empty before the first forward.
+        engine: The engine that runs it; empty before the first forward, and after its engine was freed for another.
         nodes: How many operators of MXNet's it holds.
         builds: How many engines were built for it; one that another session had built is not counted.
         forwards: How many forwards went through Python; those that C++ replayed are not counted.
         weight_bytes: Bytes of the weights that lie in arrays of MXNet's, beside the engine's copy.
         frozen_bytes: Bytes of the weights that lie in a file, from where the engine got them; no memory holds them.
-        engine_bytes: The size of the engine; 0 before the first forward.
+        engine_bytes: The size of the engine; 0 where `engine` is empty.
         refits: How many times an engine of it got new weights without being built again.
         loads: How many engines were read from the cache on disk for it.
     """
@@ -81,6 +83,7 @@ class Session:
         frozen: freezing.Restored,
         config: settings.Settings,
         device: Device,
+        fitted: Optional[dynamic_shapes.Fitted] = None,
     ) -> None:
         """Chooses the engines; nothing is built before the first forward.
 
@@ -90,6 +93,7 @@ class Session:
             frozen: Which of its variables are inputs of the node, and the values of the others.
             config: The settings.
             device: Where the node's arrays lie.
+            fitted: The model that serves these shapes and others, if there is one.
 
         Raises:
             EngineError: No engine can run arrays of `device` on this machine.
@@ -105,6 +109,7 @@ class Session:
             self._table = tables.load(config.calibration_table)
         elif config.precision == "int8":
             self._first_forwards = calibrating.FirstForwards(graph, config, label)
+        self._fitted = fitted
         choice = engines.choose(config.engine, device)
         _announce(choice, config, device)
         self._engines = list(choice.engines)
@@ -134,6 +139,7 @@ class Session:
         self._attached: tuple[int, ...] = ()
         self._digests: dict[int, bytes] = {}
         self._entry: Optional[programs.Entry] = None
+        self._shapes: Optional[Shapes] = None  # of the runner, where its program serves others too
         self._runner: Optional[Runner] = None
         # The runner once more, where it can be replayed. Asked once: isinstance() of a protocol imports modules, which
         # fails in an executor that is deleted while the interpreter goes.
@@ -146,12 +152,14 @@ class Session:
         self._outdated: Optional[programs.Entry] = None  # what ran the old weights, until there is an engine again
         self.interrupted = False  # whether Ctrl-C stopped the build of the last forward
         self._no_refit = ""  # why no engine of this subgraph can be refitted, once a build has shown it
+        self._busy = threading.Lock()  # held by a forward, so that no other takes the engine away meanwhile
 
     @property
     def report(self) -> Report:
         """What this session did so far."""
-        engine = self._entry.engine if self._entry is not None else ""
-        size = self._entry.program.size_bytes if self._entry is not None else 0
+        entry = self._entry  # another session may take it away meanwhile
+        engine = entry.engine if entry is not None else ""
+        size = entry.program.size_bytes if entry is not None else 0
         nodes = len(set(self.graph.model.node_names.values()))
         sizes = self.graph.weight_bytes
         live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
@@ -171,6 +179,10 @@ class Session:
         Raises:
             EngineError: No engine could run the subgraph, or one failed and MXNET_TENSORRT_ON_ERROR is 'raise'.
         """
+        with self._busy:
+            self._forward(inputs, outputs, num_outputs, stream, weights_changed)
+
+    def _forward(self, inputs: Any, outputs: Any, num_outputs: int, stream: int, weights_changed: bool) -> None:
         self.interrupted = False
         if weights_changed:
             with Section("weights", self.label):
@@ -218,10 +230,37 @@ class Session:
 
     def release_arrays(self) -> None:
         """Forgets what works on the caller's arrays in place; call before they are freed, with no forward under way."""
-        self._stable = frozenset()
-        self._detach_replays()
-        if self._replayable is not None:
-            self._replayable.unpin()
+        with self._busy:  # another session may be taking the engine away
+            self._stable = frozenset()
+            self._detach_replays()
+            if self._replayable is not None:
+                self._replayable.unpin()
+
+    @property
+    def last_use(self) -> int:
+        """When its last forward began, by `native.clock`."""
+        return native.last_use(self.state_id)
+
+    def let_go(self, entry: programs.Entry) -> bool:
+        """Frees the runner of a program that has to go; the next forward looks for a program again.
+
+        Returns:
+            Whether it uses the program no longer: it goes on while a forward is under way.
+        """
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            if self._entry is not entry or self._runner is None:
+                return True
+            if not native.release_replays(self.state_id):
+                return False
+            self._attached = ()
+            runner, self._entry, self._runner, self._replayable = self._runner, None, None, None
+            entry.drop_user(self)
+            runner.close()
+            return True
+        finally:
+            self._busy.release()
 
     def close(self) -> None:
         """Returns the runner to its program."""
@@ -229,11 +268,12 @@ class Session:
             self._detach_replays()
             if self._replayable is not None:
                 self._replayable.unpin()
-            self._entry.give_back(self._runner)
+            self._entry.give_back(self, self._runner, self._shapes)
         self._entry = self._runner = self._replayable = None
 
     def leave_behind(self) -> object:
         """Forgets the engine without freeing anything, in the child of a fork; returns what must not be freed."""
+        self._busy = threading.Lock()  # a thread of the parent may have held it
         left = (self._entry, self._runner, self._replayable, self._outdated)
         self._entry = self._runner = self._replayable = self._outdated = None
         self._attached = ()
@@ -279,27 +319,66 @@ class Session:
             driver.synchronize(stream)
         return values
 
+    @property
+    def _options(self) -> Options:
+        """The options of the engine that the next forward needs."""
+        config = self._config
+        kind = "fp32" if self._first_forwards is not None else config.precision
+        return Options(precision=kind, workspace_bytes=config.workspace_mb << 20, verbose=config.verbose)
+
     def _build(self, inputs: Any, stream: int) -> None:
+        if self._fitted is None or not self._take_flexible(self._fitted, inputs, stream):
+            self._take(self.graph.structure, self.graph.model, None, self._options, inputs, stream)
+
+    def _take_flexible(self, fitted: dynamic_shapes.Fitted, inputs: Any, stream: int) -> bool:
+        """Takes a program that serves a range of shapes; returns whether the engine can have it."""
         engine = self._engines[0]
-        kind = "fp32" if self._first_forwards is not None else self._config.precision
-        options = Options(precision=kind, workspace_bytes=self._config.workspace_mb << 20, verbose=self._config.verbose)
+        place = (fitted.structure, engine.name, self._options)
+        reason = dynamic_shapes.refusal(place)
+        if reason is None and not getattr(engine, "takes_profiles", False):
+            reason = "it takes no profiles"
+        if reason is None:
+            options = dataclasses.replace(self._options, profile=fitted.template.profile)
+            try:
+                self._take(fitted.structure, fitted.template.model, fitted.shapes, options, inputs, stream)
+                return True
+            except BuildInterruptedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it raises, with fixed shapes it may do it right
+                reason = str(error) or type(error).__name__
+                dynamic_shapes.note_refusal(place, reason)
+        dynamic_shapes.tell(self.label, f"engine {engine.name} cannot have one for all of them: {reason}")
+        return False
+
+    def _take(
+        self,
+        structure: str,
+        converted: ConvertedModel,
+        shapes: Optional[Shapes],
+        options: Options,
+        inputs: Any,
+        stream: int,
+    ) -> None:
+        """Takes a runner of the program for a model, and builds that if nobody has."""
+        engine = self._engines[0]
+        kind = options.precision
         wanted = not self._no_refit and refitting.is_wanted(
             self._config.refit, engine, options, self._device, self._changes
         )
         options = dataclasses.replace(options, refittable=wanted)
         ranges = tuple(sorted(self._table.items())) if kind == "int8" and self._table is not None else ()
         key = programs.Key(
-            self.graph.structure,
+            structure,
             self._weight_digests(),
             engine.name,
             engine.version(),
-            (kind, self._config.keep_fp32, ranges, options.workspace_bytes, options.refittable),
+            (kind, self._config.keep_fp32, ranges, options.workspace_bytes, options.profile, options.refittable),
             self._device,
         )
 
         @functools.lru_cache(maxsize=1)
         def model() -> bytes:
-            serialized = self._serialize(inputs, stream)
+            serialized = self._serialize(converted, inputs, stream)
             found = rewriting.plan(
                 serialized,
                 kind,
@@ -307,27 +386,34 @@ class Session:
                 self.label,
                 feed=self._feed(inputs, stream) if kind in ("fp16", "bf16") else None,
                 table=self._table,
-                keys=self.graph.model.value_keys,
-                owners=self.graph.model.node_names,
+                keys=converted.value_keys,
+                owners=converted.node_names,
             )
             return rewriting.rewrite(serialized, found, self.label, has_bfloat16=engines.has_bfloat16(engine))
 
         made = False
         refitted = self._refit(key, model, options)
         if refitted.entry is not None:
-            self._entry = refitted.entry
+            entry = refitted.entry
             self._refits += 1
         else:
             # Other precisions rewrite the model by what the first inputs are.
             is_recipe = options.precision == "fp32"
-            recipe = Recipe(self.graph.model.structure_digest, key.weights) if is_recipe else None
-            self._entry, made = programs.get(
-                key, engine, model, options, self._device, self.label, self._config, recipe
-            )
+            recipe = Recipe(converted.structure_digest, key.weights) if is_recipe else None
+            entry, made = programs.get(key, engine, model, options, self._device, self, self._config, recipe)
         if self._store is not None:
             self._store.drop_pages()
-        with contextlib.nullcontext() if self._entry.idle else building.loading(self.label, engine.name):
-            self._runner = self._entry.take_runner(self._device)
+        try:
+            ready = any(idle == shapes for idle, _ in list(entry.idle))
+            with contextlib.nullcontext() if ready else building.loading(self.label, engine.name):
+                self._runner = entry.take_runner(self._device, shapes)
+        except Exception:
+            programs.discard(entry, self)
+            raise
+        except BaseException:  # Ctrl-C: nothing is wrong with it
+            entry.drop_user(self)
+            raise
+        self._entry, self._shapes = entry, shapes
         self._replayable = self._runner if isinstance(self._runner, ReplayableRunner) else None
         if self._stable and self._replayable is not None:
             self._replayable.pin(self._stable)
@@ -345,7 +431,9 @@ class Session:
                 seconds=self._entry.seconds,
                 size_bytes=self._entry.program.size_bytes,
                 operators=self.report.nodes,
-                precision=kind,
+                precision=kind
+                if shapes is None or self._fitted is None
+                else f"{kind}, inputs {self._fitted.template.describe()}",
             )
 
     def _refit(self, key: programs.Key, model: Callable[[], bytes], options: Options) -> refitting.Refitted:
@@ -354,14 +442,14 @@ class Session:
         if outdated is None or outdated.engine != key.engine:
             return refitting.Refitted(None, "")
         why = self._no_refit or refitting.why_not(self._config.refit, self._engines[0], options, self._device)
-        return refitting.refit(outdated, key, model, self._device, why)
+        return refitting.refit(outdated, key, model, self._device, self, why)
 
-    def _serialize(self, inputs: Any, stream: int) -> bytes:
-        """Returns the ONNX model with the weights of this moment."""
+    def _serialize(self, converted: ConvertedModel, inputs: Any, stream: int) -> bytes:
+        """Returns an ONNX model of the subgraph with the weights of this moment."""
         values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
         if self._store is not None:
             values.update({w: self._store.array(number) for w, number in self._frozen.items()})
-        return self.graph.model.serialize(values)
+        return converted.serialize(values)
 
     def _feed(self, inputs: Any, stream: int) -> dict[str, np.ndarray[Any, Any]]:
         """Returns the inputs of this forward by their ONNX names."""
@@ -372,7 +460,9 @@ class Session:
     def _calibrate(self, first: calibrating.FirstForwards, inputs: Any, stream: int) -> None:
         """Collects this forward's ranges, or goes on with int8 where enough are collected."""
         feed = functools.partial(self._feed, inputs, stream)
-        self._table = first.take(self._weight_digests(), functools.partial(self._serialize, inputs, stream), feed)
+        self._table = first.take(
+            self._weight_digests(), functools.partial(self._serialize, self.graph.model, inputs, stream), feed
+        )
         if self._table is not None:
             self._first_forwards = None
             self.close()
@@ -394,7 +484,7 @@ class Session:
             ask_again(self._device)
         self._detach_replays()
         if self._entry is not None:
-            programs.discard(self._entry)
+            programs.discard(self._entry, self)
         self._entry = self._runner = self._replayable = None  # a runner that failed is not given back
         if self._config.on_error == "raise" or len(self._engines) == 1:
             raise EngineError(
@@ -450,7 +540,9 @@ def create(
     with Section("convert", label):
         graph = subgraph.read(frozen.text, frozen.shapes, frozen.dtypes, label)
     device = Device("gpu" if on_gpu else "cpu", dev_id, dev_id if on_gpu else config.device)
-    session = Session(label, graph, frozen, config, device)
+    sizes = attrs.get(dynamic_shapes.ATTRIBUTE)
+    fitted = dynamic_shapes.find(sizes, frozen.text, frozen.shapes, frozen.dtypes, graph, label)
+    session = Session(label, graph, frozen, config, device, fitted)
     with _sessions_lock:
         state_id = session.state_id = next(_next_id)
         _sessions[state_id] = session
@@ -485,7 +577,8 @@ def destroy(state_id: int) -> None:
         session = _sessions.pop(state_id, None)
     if session is not None:
         _past[session.label] = session.report
-        session.close()
+        with session._busy:  # another session may be taking its engine away
+            session.close()
 
 
 @forks.in_child

@@ -7,6 +7,7 @@ option goes before the variable.
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ OLD_SWITCH = "MXNET_USE_TENSORRT"
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
+Profiles = tuple[tuple[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]], ...]
+"""For each input its name, and its smallest shape, the one to tune for, and its largest."""
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -31,7 +35,7 @@ class Variable:
 
     Attributes:
         name: The name after the prefix.
-        kind: "choice", "flag", "integer", "names" (comma-separated) or "path".
+        kind: "choice", "flag", "integer", "names" (comma-separated), "path" or "profiles".
         default: The text that counts when the variable is unset or empty.
         help: What it does, for the README's table.
         choices: The valid values of a choice.
@@ -64,6 +68,7 @@ class Variable:
             "integer": f"a whole number from {self.minimum} up" + (f" ({self.unit})" if self.unit else ""),
             "names": "names separated by commas",
             "path": "a path",
+            "profiles": "{'input': (smallest shape, shape to tune for, largest shape), ...}",
         }[self.kind]
 
     def parse(self, text: str, origin: str) -> Any:
@@ -99,6 +104,8 @@ class Variable:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         if self.kind == "path":
             return Path(text).expanduser() if text else None
+        if self.kind == "profiles" and (profiles := _parse_profiles(text)) is not None:
+            return profiles
         raise SettingError(
             message(
                 f"{origin} has a value that is not valid",
@@ -113,6 +120,22 @@ def _installed_engines() -> Sequence[str]:
     from mxnet_trt_property.engines import registry
 
     return registry.names()
+
+
+def _parse_profiles(text: str) -> Optional[Profiles]:
+    """Returns the profiles in a text, a dictionary of Python or JSON, or None where they are not valid."""
+    try:
+        rows = ast.literal_eval(text or "{}")
+        found = []
+        for name, shapes in rows.items():
+            smallest, tuned, largest = (tuple(int(size) for size in shape) for shape in shapes)
+            same_length = len(smallest) == len(tuned) == len(largest)
+            if not same_length or not all(1 <= a <= b <= c for a, b, c in zip(smallest, tuned, largest)):
+                return None
+            found.append((str(name), (smallest, tuned, largest)))
+    except (AttributeError, SyntaxError, TypeError, ValueError):
+        return None
+    return tuple(found)
 
 
 VARIABLES = (
@@ -196,6 +219,28 @@ VARIABLES = (
         minimum=1,
         unit="MiB",
     ),
+    Variable(
+        "MAX_BATCH_SIZE",
+        "integer",
+        "0",
+        "One engine serves all batches up to this size ([docs/dynamic-shapes.md](docs/dynamic-shapes.md)); with 0 an"
+        " engine serves one set of shapes.",
+    ),
+    Variable(
+        "PROFILES",
+        "profiles",
+        "",
+        "One engine serves all shapes between the smallest and the largest; it goes before `MAX_BATCH_SIZE`.",
+    ),
+    Variable(
+        "MAX_ENGINES",
+        "integer",
+        "64",
+        "How many engines are held at most. One that was not used for the longest time is freed, and built again when"
+        " it is needed.",
+        minimum=1,
+        is_option=False,
+    ),
     Variable("VERBOSE", "flag", "0", "Log the engine's own messages too."),
     Variable(
         "REPORT",
@@ -235,6 +280,8 @@ class Settings:
     cache: bool
     cache_dir: Optional[Path]
     cache_mb: int
+    max_batch_size: int
+    profiles: Profiles
     verbose: bool
 
 
@@ -263,6 +310,7 @@ def read(options: Optional[Mapping[str, str]] = None) -> Settings:
             )
         )
     _warn_of_unknown_variables()
+    value("MAX_ENGINES")  # read when an engine is built, too late to say that it is not valid
     values = {name: value(name.upper(), options.get(name)) for name in sorted(known)}
     return Settings(**values)
 

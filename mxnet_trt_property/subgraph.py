@@ -157,7 +157,12 @@ def _infer(
     return infer.infer_tensors(symbol, known_shapes, known_dtypes)
 
 
-def _structure_hash(graph: Graph, shapes: Sequence[tuple[int, ...]], dtypes: Sequence[int]) -> str:
+def structure_hash(text: str, shapes: Sequence[object], dtypes: Sequence[int]) -> str:
+    """Hashes a subgraph's JSON text and its shapes, in any form; see `Subgraph.structure`."""
+    return _structure_hash(Graph.from_json(text), shapes, dtypes)
+
+
+def _structure_hash(graph: Graph, shapes: Sequence[object], dtypes: Sequence[int]) -> str:
     """Hashes what the ONNX structure depends on; names and MXNet's own annotations are left out."""
     nodes = [
         (n.op, sorted((k, v) for k, v in n.attrs.items() if not n.is_variable and not k.startswith("__")), n.inputs)

@@ -14,7 +14,7 @@ import pytest
 from mxnet_trt_property import backend as package_backend
 from mxnet_trt_property import native, session
 from mxnet_trt_property.errors import NativeLibraryError
-from tests.symbols import backend, fill, mlp, random_arrays, relative_error
+from tests.symbols import backend, bound, fill, mlp, random_arrays, relative_error
 
 
 def test_another_abi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +104,15 @@ def test_exit_with_forwards_under_way() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_states_tell_when_they_ran_and_let_go_of_their_replays() -> None:
+    executors = [bound(mlp(), "TensorRT", {"data": (2, 5)}) for _ in range(2)]
+    first, second = (executor.tensorrt.sessions[0].state_id for executor in executors)
+    assert native.last_use(first) == native.last_use(second) == 0
+    for executor in (executors[1], executors[0]):
+        executor.forward()[0].wait_to_read()
+    assert 0 < native.last_use(second) < native.last_use(first) < native.clock()
+    assert native.release_replays(first)
+    assert native.release_replays(-1), "a state that is gone has none"
+    assert native.last_use(-1) == 0

@@ -41,7 +41,7 @@ class NodeRow:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What became of each node of a network."""
+    """What became of each node of a network, and what sizes its engines serve where a range is asked for."""
 
     network: str
     operators: int
@@ -50,6 +50,7 @@ class Explanation:
     flops: int
     taken_flops: int
     nodes: tuple[NodeRow, ...]
+    sizes: tuple[str, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -58,6 +59,7 @@ class Verdict(NamedTuple):
     file: Path
     partition: Partition
     tensors: Mapping[Entry, Tensor]
+    sizes: tuple[str, ...] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +100,14 @@ def explain(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Explanation:
     rows = tuple(NodeRow(d.node.name, d.node.op, d.group, d.reason, work[i]) for i, d in found.decisions.items())
     taken = sum(row.flops for row in rows if row.reason is None)
     return Explanation(
-        str(verdict.file), len(rows), len(found.taken), found.subgraph_count, sum(work.values()), taken, rows
+        str(verdict.file),
+        len(rows),
+        len(found.taken),
+        found.subgraph_count,
+        sum(work.values()),
+        taken,
+        rows,
+        verdict.sizes,
     )
 
 
@@ -116,6 +125,7 @@ def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
     import mxnet as mx
 
     from mxnet_trt_property import backend, infer
+    from mxnet_trt_property.cli import explain_ranges
 
     file = Path(prefix) if prefix.endswith(".json") else Path(f"{prefix}-symbol.json")
     try:
@@ -126,7 +136,8 @@ def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
             raise ExplainError(message("--shape names what is not there", found=", ".join(unknown), required=required))
         dtypes = backend.complete_dtypes(symbol, {})
         found = backend.decide(symbol, shapes, dtypes)
-        return Verdict(file, found, infer.infer_tensors(symbol, shapes, dtypes))
+        sizes = explain_ranges.explain(symbol, shapes, dtypes, found)
+        return Verdict(file, found, infer.infer_tensors(symbol, shapes, dtypes), sizes)
     except (OSError, ConversionError, CheckpointError, mx.MXNetError) as error:
         what = f"{file} cannot be explained"
         raise ExplainError(message(what, found=f"{type(error).__name__}: {error}")) from error
@@ -143,7 +154,7 @@ def text(record: Explanation, all_nodes: bool = False) -> str:
         lines.append(
             f"about {record.flops:.3g} FLOPs, {record.taken_flops / record.flops:.1%} of them in TensorRT nodes"
         )
-    lines.append("")
+    lines += [*record.sizes, ""]
     operators = sorted({row.operator for row in record.nodes})
     rows = [("operator", "nodes", "taken", "FLOPs")]
     for operator in operators:

@@ -28,7 +28,16 @@ from mxnet_trt_property.cache.build import Packed, Shelf
 from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import CudaError, Driver, default
 from mxnet_trt_property.engines import layers, ort_packing, ort_profile
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_buffer, check_count, check_precision
+from mxnet_trt_property.engines.registry import (
+    Buffer,
+    Device,
+    Options,
+    Shapes,
+    check_buffer,
+    check_count,
+    check_precision,
+    with_shapes,
+)
 from mxnet_trt_property.errors import EngineError, message
 from mxnet_trt_property.profiling import Section
 
@@ -63,7 +72,7 @@ _EMPTY = np.zeros(64, np.uint8)
 
 class _Tensor(NamedTuple):
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # -1 for a size that is a runner's
     dtype: str
 
 
@@ -76,6 +85,7 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
     runs_on = "cpu"
+    takes_profiles = True
 
     def __init__(self, driver: Optional[Driver] = None) -> None:
         self._driver = driver or default()
@@ -128,16 +138,10 @@ class OnnxRuntimeEngine:
             EngineError: ONNX Runtime refused the model, in its own words.
         """
         check_precision(self.name, options, label)
-        kept = (model, options) if options.layer_times else None
-        return self._program(model, _session_options(options, label), len(model), label, kept)
+        return self._program(model, _session_options(options, label), len(model), label, options)
 
     def _program(
-        self,
-        source: Union[bytes, str],
-        settings: Any,
-        size_bytes: int,
-        label: str,
-        kept: Optional[tuple[bytes, Options]] = None,
+        self, source: Union[bytes, str], settings: Any, size_bytes: int, label: str, options: Options
     ) -> OnnxRuntimeProgram:
         """Makes the program of a model, by its bytes or its file's name."""
         runtime = _onnxruntime()
@@ -147,7 +151,8 @@ class OnnxRuntimeEngine:
             raise _error(f"ONNX Runtime {runtime.__version__} cannot build {label}", error) from error
         if hasattr(session, "_model_bytes"):
             session._model_bytes = None  # the whole model a second time, for a change of providers that never comes
-        return OnnxRuntimeProgram(session, size_bytes, self._driver, label, kept)
+        kept = (source, options) if options.layer_times and isinstance(source, bytes) else None
+        return OnnxRuntimeProgram(session, size_bytes, self._driver, label, bool(options.profile), kept)
 
     # -- the cache on disk (cache/build.py: CachingEngine) -------------------------------------
 
@@ -171,7 +176,7 @@ class OnnxRuntimeEngine:
                 ort_packing.save_to(scratch, settings)
                 try:
                     check_precision(self.name, options, label)
-                    program = self._program(model, settings, len(model), label)
+                    program = self._program(model, settings, len(model), label, options)
                     keep(ort_packing.pack(scratch))
                     return program
                 except (EngineError, ort_packing.PackingError) as error:
@@ -193,10 +198,10 @@ class OnnxRuntimeEngine:
         size = len(packed.head) + packed.body_bytes
         try:
             settings.add_session_config_entry(ort_packing.FOLDER_OPTION, str(packed.path.parent))
-            return self._program(model, settings, size, label)
+            return self._program(model, settings, size, label, options)
         except EngineError:
             with shelf.file(model) as file:
-                return self._program(str(file), settings, size, label)
+                return self._program(str(file), settings, size, label, options)
 
 
 def _session_options(options: Options, label: str) -> Any:
@@ -224,6 +229,7 @@ class OnnxRuntimeProgram:
         size_bytes: int,
         driver: Driver,
         label: str,
+        is_flexible: bool = False,
         profiled: Optional[tuple[bytes, Options]] = None,
     ) -> None:
         """Takes over a session; `profiled` is its model and options where it will be asked for its nodes' times."""
@@ -232,8 +238,8 @@ class OnnxRuntimeProgram:
         self._session: Optional[Any] = session
         self._driver = driver
         self._label = label
-        self._inputs = [_tensor(value, label) for value in session.get_inputs()]
-        self._outputs = [_tensor(value, label) for value in session.get_outputs()]
+        self._inputs = [_tensor(value, label, is_flexible) for value in session.get_inputs()]
+        self._outputs = [_tensor(value, label, is_flexible) for value in session.get_outputs()]
 
     def runner(self, device: Device) -> OnnxRuntimeRunner:
         """Returns a new runner for arrays on `device`.
@@ -241,9 +247,20 @@ class OnnxRuntimeProgram:
         Raises:
             EngineError: The program is closed, or there is no pinned memory for arrays on a GPU.
         """
+        return self._runner(device, self._inputs, self._outputs)
+
+    def runner_for(self, device: Device, shapes: Shapes) -> OnnxRuntimeRunner:
+        """Returns a new runner for arrays of these shapes; see `runner`."""
+        return self._runner(
+            device,
+            with_shapes(self._label, self._inputs, shapes.inputs),
+            with_shapes(self._label, self._outputs, shapes.outputs),
+        )
+
+    def _runner(self, device: Device, inputs: Sequence[_Tensor], outputs: Sequence[_Tensor]) -> OnnxRuntimeRunner:
         if self._session is None:
             raise EngineError(message(f"The ONNX Runtime program of {self._label} is closed"))
-        runner = OnnxRuntimeRunner(self._session, self._inputs, self._outputs, self._driver, self._label)
+        runner = OnnxRuntimeRunner(self._session, inputs, outputs, self._driver, self._label)
         if device.kind == "gpu":
             runner.stage(device.gpu_index)
         return runner
@@ -437,9 +454,9 @@ def _omp_num_threads() -> int:
     return int(first) if first.isdecimal() else 0
 
 
-def _tensor(value: Any, label: str) -> _Tensor:
+def _tensor(value: Any, label: str, is_flexible: bool) -> _Tensor:
     dtype = _DTYPES.get(value.type)
-    if dtype is None or not all(isinstance(size, int) for size in value.shape):
+    if dtype is None or not (is_flexible or all(isinstance(size, int) for size in value.shape)):
         raise EngineError(
             message(
                 f"ONNX Runtime cannot run {label}: tensor '{value.name}' is of a kind that MXNet has no array for",
@@ -447,7 +464,7 @@ def _tensor(value: Any, label: str) -> _Tensor:
                 required="a static shape and one of " + ", ".join(sorted(_DTYPES.values())),
             )
         )
-    return _Tensor(value.name, tuple(value.shape), dtype)
+    return _Tensor(value.name, tuple(n if isinstance(n, int) else -1 for n in value.shape), dtype)
 
 
 def _element_type(tensor: _Tensor) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, NamedTuple, Optional, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Optional, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +40,17 @@ class Device:
     gpu_index: int = 0
 
 
+Profile = tuple[tuple[tuple[int, ...], ...], ...]
+"""For each input of a model its smallest shape, the one to tune for, and its largest."""
+
+
+class Shapes(NamedTuple):
+    """The shapes of a model's inputs and outputs, in the model's order."""
+
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+
+
 class Buffer(NamedTuple):
     """A dense array of MXNet's: its address in host memory (kind "cpu") or device memory ("gpu")."""
 
@@ -56,6 +67,8 @@ class Options:
         precision: "fp32", "fp16", "bf16" or "int8".
         workspace_bytes: The most scratch memory a TensorRT engine may use; 0 leaves it to TensorRT.
         verbose: Whether the engine's own messages are logged.
+        profile: For each input of the model its smallest shape, the one to tune for, and its largest; empty for a
+            model whose shapes are fixed. Only given to engines that have `takes_profiles`.
         refittable: Whether the weights of the engine are likely to change (MXNET_TENSORRT_REFIT): an engine that can
             then makes a `RefittableProgram`, and one that cannot ignores it.
         layer_times: Whether the program will be asked for its layers' times (engines/layers.py).
@@ -64,6 +77,7 @@ class Options:
     precision: str = "fp32"
     workspace_bytes: int = 0
     verbose: bool = False
+    profile: Profile = ()
     refittable: bool = False
     layer_times: bool = False
 
@@ -122,6 +136,13 @@ class Program(Protocol):
     # It may also have a method `layer_times`: engines/layers.py.
 
 
+class FlexibleProgram(Program, Protocol):
+    """A program that was built for a range of shapes."""
+
+    def runner_for(self, device: Device, shapes: Shapes) -> Runner:
+        """Returns a new runner for arrays of these shapes, which lie in the profile; see `Program.runner`."""
+
+
 @runtime_checkable
 class RefittableProgram(Program, Protocol):
     """A program that may be able to take new weights.
@@ -168,6 +189,8 @@ class Engine(Protocol):
     * `leave_behind() -> object`, called in the child of a fork: it forgets what cannot be used there, and returns what
       must not be freed either.
     * `runs_on: str`, "cpu" or "gpu" (taken where it says nothing): where it computes, whatever the arrays.
+    * `takes_profiles: bool`, true where it builds models with axes of unknown size (dim_param) when `Options.profile`
+      is given, and its programs have `runner_for`.
     * `has_bfloat16: bool`, true if it builds models with bfloat16 inside; for all others precision bf16 is written as
       float32 between values that are rounded.
     * `tolerance: float`, the largest relative error ||a - b|| / ||b|| against MXNet that is right for a network in
@@ -435,6 +458,28 @@ def check_count(what: str, label: str, found: int, required: int) -> None:
     """
     if found != required:
         raise EngineError(message(f"{label}: wrong number of {what}", found=str(found), required=str(required)))
+
+
+_Named = TypeVar("_Named", bound=Any)
+
+
+def with_shapes(label: str, tensors: Sequence[_Named], shapes: Sequence[tuple[int, ...]]) -> list[_Named]:
+    """Returns records with `name` and `shape` in which -1 has become a size.
+
+    Raises:
+        EngineError: A shape is not one of its tensor's.
+    """
+    check_count("shapes", label, len(shapes), len(tensors))
+    for tensor, shape in zip(tensors, shapes):
+        if len(tensor.shape) != len(shape) or any(size not in (-1, n) for size, n in zip(tensor.shape, shape)):
+            raise EngineError(
+                message(
+                    f"{label}: tensor '{tensor.name}' cannot have this shape",
+                    found=str(tuple(shape)),
+                    required=str(tuple(tensor.shape)),
+                )
+            )
+    return [tensor._replace(shape=tuple(shape)) for tensor, shape in zip(tensors, shapes)]
 
 
 def check_buffer(label: str, name: str, buffer: Buffer, shape: Sequence[int], dtype: str) -> None:

@@ -13,7 +13,7 @@ from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import CudaError, DeviceInfo, Driver, default
 from mxnet_trt_property.engines import trt_packing, trt_refit
 from mxnet_trt_property.engines.registry import Device, Options, check_precision
-from mxnet_trt_property.engines.trt_build import Plan, library
+from mxnet_trt_property.engines.trt_build import library
 from mxnet_trt_property.engines.trt_packing import Timings
 from mxnet_trt_property.engines.trt_run import TensorRTProgram, kernels_overlap_wrongly
 from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
@@ -47,6 +47,7 @@ class TensorRTEngine:
 
     def __init__(self, name: str, module: str, driver: Optional[Driver] = None) -> None:
         self.name = name
+        self.takes_profiles = True
         self._library = library(module)
         self._driver = driver or default()
         self._lock = threading.Lock()
@@ -200,7 +201,9 @@ class TensorRTEngine:
         if shelf is not None and not self._is_rtx:  # TensorRT-RTX measures nothing
             timings = Timings(self._library, shelf, keys.gpu(self._driver, device.gpu_index))
         with self._driver.on_device(device.gpu_index):
-            plan = self._library.build(model, label, options.workspace_bytes, targets, refittable, timings)
+            plan = self._library.build(
+                model, label, options.workspace_bytes, targets, options.profile, refittable, timings
+            )
         program = TensorRTProgram(self._library, self._driver, plan, label, shelf)
         program.load(device.gpu_index)
         if refittable:
@@ -243,10 +246,6 @@ class TensorRTEngine:
         program = TensorRTProgram(self._library, self._driver, trt_packing.plan_of(packed), label, shelf)
         program.load(device.gpu_index)
         return program
-
-    def program(self, plan: Plan, label: str) -> TensorRTProgram:
-        """Returns the program of a plan that was built before; it is loaded on a device by its first runner."""
-        return TensorRTProgram(self._library, self._driver, plan, label)
 
 
 def variant(compute_capabilities: Sequence[str]) -> str:

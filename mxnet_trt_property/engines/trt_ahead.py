@@ -14,7 +14,7 @@ from typing import Optional
 from mxnet_trt_property.cache.build import Packed, Shelf
 from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.engines import trt_packing
-from mxnet_trt_property.engines.registry import Buffer, Device, Options, check_precision
+from mxnet_trt_property.engines.registry import Buffer, Device, Options, Shapes, check_precision
 from mxnet_trt_property.engines.trt import variant
 from mxnet_trt_property.engines.trt_build import Plan, library
 from mxnet_trt_property.errors import EngineError, message
@@ -34,6 +34,7 @@ class AheadEngine:
 
     name = "tensorrt_rtx"
     keeps_body = True
+    takes_profiles = True
 
     def __init__(self, module: str = "tensorrt_rtx", compute_capability: str = "") -> None:
         self._library = library(module)
@@ -80,7 +81,7 @@ class AheadEngine:
             EngineError: The parser refused a node, or the build failed.
         """
         check_precision(self.name, options, label)
-        plan = self._library.build(model, label, options.workspace_bytes, self._targets)
+        plan = self._library.build(model, label, options.workspace_bytes, self._targets, options.profile)
         keep(trt_packing.pack(plan))
         self.built[label] = len(plan.data)
         return AheadProgram(plan)
@@ -100,6 +101,10 @@ class AheadProgram:
 
     def runner(self, device: Device) -> AheadRunner:
         """Returns a runner that writes zeros."""
+        return AheadRunner()
+
+    def runner_for(self, device: Device, shapes: Shapes) -> AheadRunner:
+        """Returns such a runner for arrays of any shape."""
         return AheadRunner()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ import importlib
 import itertools
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional, Protocol
 
 from mxnet_trt_property import building
@@ -39,7 +39,7 @@ _DTYPES = {
 
 
 class TensorSpec(NamedTuple):
-    """One input or output of a model; `dtype` is NumPy's name for the element type."""
+    """One input or output of a model: -1 in the shape varies; `dtype` is NumPy's name for the element type."""
 
     name: str
     shape: tuple[int, ...]
@@ -192,6 +192,7 @@ class Library:
         label: str,
         workspace_bytes: int = 0,
         compute_capabilities: Sequence[str] = (),
+        profile: Sequence[Sequence[Sequence[int]]] = (),
         refittable: bool = False,
         timings: Optional[Timings] = None,
     ) -> Plan:
@@ -202,6 +203,7 @@ class Library:
             label: What the model is, in messages.
             workspace_bytes: The most scratch memory of the engine; 0 leaves it to the library.
             compute_capabilities: The GPUs to build for, such as "8.6" (TensorRT-RTX); empty for its default.
+            profile: See `registry.Options`.
             refittable: Whether the engine shall be able to take new weights (BuilderFlag.REFIT).
             timings: Measurements of earlier builds, to which this one adds its own.
 
@@ -231,9 +233,11 @@ class Library:
                 config.set_flag(trt.BuilderFlag.REFIT)
             if timings is not None:
                 timings.attach(config)
+            if profile:
+                self._add_profile(builder, network, config, profile, what)
             # Names and order are taken from the network: the engine may drop or reorder them.
-            inputs = tuple(_spec(network.get_input(i), label) for i in range(network.num_inputs))
-            outputs = tuple(_spec(network.get_output(i), label) for i in range(network.num_outputs))
+            inputs = tuple(_spec(network.get_input(i), label, bool(profile)) for i in range(network.num_inputs))
+            outputs = tuple(_spec(network.get_output(i), label, bool(profile)) for i in range(network.num_outputs))
             build = trt_progress.attach(trt, config)
             data = builder.build_serialized_network(network, config)
             if build is not None and build.is_stopped():
@@ -243,6 +247,19 @@ class Library:
             if timings is not None:
                 timings.keep()
             return Plan(bytes(data), inputs, outputs, outline(model) if refittable else None)
+
+    def _add_profile(
+        self, builder: Any, network: Any, config: Any, profile: Sequence[Sequence[Sequence[int]]], what: str
+    ) -> None:
+        """Gives the network the range of each input that varies."""
+        mark = self.mark()
+        made = builder.create_optimization_profile()
+        for i, (smallest, tuned, largest) in enumerate(profile):
+            tensor = network.get_input(i)
+            if any(size < 0 for size in tensor.shape):
+                made.set_shape(tensor.name, tuple(smallest), tuple(tuned), tuple(largest))
+        if config.add_optimization_profile(made) < 0:
+            raise _error(what, f"its optimization profile is refused ({self.words(mark)})")
 
     def refused_nodes(self, model: bytes) -> dict[str, str]:
         """Returns the nodes of the serialized ONNX `model` that the parser refuses, by name, with its reasons.
@@ -361,20 +378,52 @@ class Library:
             return ""
         return f" ({', '.join(names)})" if names else ""
 
-    def context(self, engine: Any, what: str, config: Optional[Any] = None) -> Any:
+    def context(
+        self,
+        engine: Any,
+        what: str,
+        config: Optional[Any] = None,
+        shapes: Optional[Mapping[str, Sequence[int]]] = None,
+    ) -> Any:
         """Returns a new execution context of `engine`, made with a runtime config where one is given.
+
+        Args:
+            engine: The engine.
+            what: The beginning of a message.
+            config: The runtime config, for this context alone.
+            shapes: The shape of each input, by name, of an engine that was built for a range of them.
 
         Raises:
             EngineError: It cannot be made, for lack of memory for instance.
         """
         mark = self.mark()
         try:
+            if shapes is not None:
+                config = self._eager_config(engine, config)
             context = engine.create_execution_context(*([] if config is None else [config]))
+            if context is not None:
+                for name, shape in (shapes or {}).items():
+                    if not context.set_input_shape(name, tuple(shape)):
+                        raise EngineError(f"input '{name}' of shape {tuple(shape)}")
         except Exception as error:
             raise EngineError(message(what, found=f"{error} ({self.words(mark)})")) from error
         if context is None:
             raise EngineError(message(what, found=self.words(mark)))
         return context
+
+    def _eager_config(self, engine: Any, config: Optional[Any]) -> Optional[Any]:
+        """Returns the runtime config of a context whose kernels are made for its shapes, where the library asks.
+
+        TensorRT-RTX starts with kernels for any shape and makes better ones in the background. A captured run would
+        keep the first ones, and a context here has one set of shapes for life: it waits for its own kernels.
+        """
+        strategy = getattr(self.module(), "DynamicShapesKernelSpecializationStrategy", None)
+        if strategy is None or not hasattr(engine, "create_runtime_config"):
+            return config
+        if config is None:
+            config = engine.create_runtime_config()
+        config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER
+        return config
 
 
 _libraries: dict[str, Library] = {}
@@ -390,9 +439,9 @@ def numpy_dtype(trt_dtype: Any) -> str:
     return _DTYPES.get(trt_dtype.name, str(trt_dtype.name))
 
 
-def _spec(tensor: Any, label: str) -> TensorSpec:
+def _spec(tensor: Any, label: str, is_flexible: bool) -> TensorSpec:
     shape = tuple(int(size) for size in tensor.shape)
-    if any(size < 0 for size in shape):
+    if not is_flexible and any(size < 0 for size in shape):
         raise EngineError(
             message(f"{label}: tensor '{tensor.name}' has no static shape", found=str(shape), required="sizes >= 0")
         )

@@ -33,7 +33,16 @@ from mxnet_trt_property.cache.build import Shelf
 from mxnet_trt_property.cuda_driver import CudaError, Driver
 from mxnet_trt_property.engines import trt_graph, trt_profile, trt_refit
 from mxnet_trt_property.engines.layers import LayerTimes, random_array
-from mxnet_trt_property.engines.registry import Buffer, Device, RefitError, Runner, check_buffer, check_count
+from mxnet_trt_property.engines.registry import (
+    Buffer,
+    Device,
+    RefitError,
+    Runner,
+    Shapes,
+    check_buffer,
+    check_count,
+    with_shapes,
+)
 from mxnet_trt_property.engines.trt_build import Library, Plan, TensorSpec, numpy_dtype
 from mxnet_trt_property.engines.trt_packing import Kernels, kernels_of
 from mxnet_trt_property.errors import EngineError, message
@@ -106,6 +115,10 @@ class TensorRTProgram:
             EngineError: The engine cannot be loaded on the device, or there is not enough memory.
         """
         return TensorRTRunner(self.load(device.gpu_index), device.kind == "cpu")
+
+    def runner_for(self, device: Device, shapes: Shapes) -> TensorRTRunner:
+        """Returns a new runner for arrays of these shapes; see `runner`."""
+        return TensorRTRunner(self.load(device.gpu_index), device.kind == "cpu", shapes)
 
     def check_refittable(self, gpu_index: int) -> None:
         """Refuses an engine that was built to take new weights and cannot take all of them.
@@ -310,7 +323,7 @@ class TensorRTRunner:
         slots: The tensors in the order of the model's inputs, then outputs.
     """
 
-    def __init__(self, engine: _LoadedEngine, host_arrays: bool) -> None:
+    def __init__(self, engine: _LoadedEngine, host_arrays: bool, shapes: Optional[Shapes] = None) -> None:
         self._engine = engine
         self._driver = engine.driver
         self._host_arrays = host_arrays
@@ -318,8 +331,14 @@ class TensorRTRunner:
         self._finalizer = weakref.finalize(self, self._resources.close)
         self._prepared: Optional[tuple[Any, Any]] = None
         self.profiler: Optional[Any] = None  # of TensorRT's, if it times layers
-        self.slots = [self._slot(spec, True) for spec in engine.inputs]
-        self.slots += [self._slot(spec, False) for spec in engine.outputs]
+        inputs, outputs = list(engine.inputs), list(engine.outputs)
+        if shapes is not None:
+            inputs = with_shapes(engine.label, inputs, shapes.inputs)
+            outputs = with_shapes(engine.label, outputs, shapes.outputs)
+        self._is_flexible = shapes is not None
+        self._has_new_kernels = self._is_flexible  # those for its shapes may be compiled at its first run only
+        self.slots = [self._slot(spec, True) for spec in inputs]
+        self.slots += [self._slot(spec, False) for spec in outputs]
         try:
             with self._driver.on_device(engine.gpu_index):
                 self._allocate()
@@ -333,12 +352,21 @@ class TensorRTRunner:
     def _allocate(self) -> None:
         resources, engine = self._resources, self._engine
         what = f"{engine.library.full_name} cannot make an execution context for {engine.label}"
+        bound = [slot for slot in self.slots if slot.bound]
+        shapes = {slot.spec.name: slot.spec.shape for slot in bound if slot.is_input} if self._is_flexible else None
         kernels = resources.kernels = engine.kernels
         config = None if kernels is None else kernels.config()
-        resources.context = engine.library.context(engine.engine, what, config)
+        resources.context = engine.library.context(engine.engine, what, config, shapes)
         del config  # before the engine, which it refers to
         if kernels is not None:
             kernels.keep()
+        for slot in bound if self._is_flexible else ():
+            found = tuple(int(size) for size in resources.context.get_tensor_shape(slot.spec.name))
+            if found != slot.spec.shape:
+                required = f"{slot.spec.shape}, which MXNet infers"
+                raise EngineError(
+                    message(f"{what}: tensor '{slot.spec.name}' has another shape", found=str(found), required=required)
+                )
         if not self._host_arrays:
             return
         resources.stream = self._driver.stream_create()
@@ -525,6 +553,9 @@ class TensorRTRunner:
                 self.prepare(inputs, outputs)
                 self._queue(stream)
                 self._resources.captures.capture(self)
+                if self._has_new_kernels and self._resources.kernels is not None:
+                    self._has_new_kernels = False
+                    self._resources.kernels.keep()
                 # The result of the graph counts, here already, so that no forward differs from the next.
                 replay = self._resources.captures.replayer(inputs, outputs, stream)
                 if replay is not None:

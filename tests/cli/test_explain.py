@@ -67,6 +67,20 @@ def test_flops(tmp_path: Path) -> None:
     assert "unknown" in run(str(tmp_path / "net")).stdout
 
 
+def test_sizes(prefix: str, tmp_path: Path) -> None:
+    done = run(prefix, "--shape", "data=2,5", MXNET_TENSORRT_MAX_BATCH_SIZE="16")
+    for number, columns in ((0, 5), (1, 6)):
+        text = f"one engine of TensorRT node {number} serves inputs of (1, {columns}) to (16, {columns})"
+        assert text in done.stdout, done.stderr
+    (mx.sym.diag(mx.sym.Variable("data"), name="matrix") * 2).save(str(tmp_path / "diag-symbol.json"))
+    done = run(
+        str(tmp_path / "diag"), "--shape", "data=3", "--json", MXNET_TENSORRT_PROFILES="{'data': ((1,),(2,),(4,))}"
+    )
+    (line,) = json.loads(done.stdout)["sizes"]
+    assert line.startswith("TensorRT node 0 has one engine per shape, because node 'matrix' (diag) needs a constant")
+    assert not json.loads(run(prefix, "--shape", "data=2,5", "--json").stdout)["sizes"]
+
+
 def test_without_shapes(tmp_path: Path) -> None:
     conv_bn().save(str(tmp_path / "net-symbol.json"))
     done = run(str(tmp_path / "net"))

@@ -228,7 +228,7 @@ def test_bound_pins_its_arrays_and_replays_the_captured_run(
         def close(self) -> None:
             calls.append("close")
 
-    model._idle.take(Device("cpu", 0, 0))
+    model._idle.take((Device("cpu", 0, 0), None))
     monkeypatch.setattr(model._program, "runner", lambda device: Runner())
     data, out = arrays["data"].asnumpy(), np.zeros((2, 3), "float32")
     bound = model.bind(data, out=out)

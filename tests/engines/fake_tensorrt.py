@@ -72,6 +72,7 @@ class State:
     builds = 0
     refits = 0
     misplaced = 0  # contexts and engines that were freed while another device than theirs, or none, was current
+    refuses_profiles = False
     executions = 0
     live_contexts = 0
     plans = 0  # that were built, the probes among them
@@ -96,7 +97,7 @@ def _array(address: int, shape: tuple[int, ...], kind: str) -> Any:
 class _Tensor:
     def __init__(self, value: Any) -> None:
         self.name = value.name
-        self.shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        self.shape = tuple(-1 if d.dim_param else d.dim_value for d in value.type.tensor_type.shape.dim)
         self.dtype = DataType[_TYPES[value.type.tensor_type.elem_type]]
 
 
@@ -182,8 +183,17 @@ class _RuntimeConfig:
         return True
 
 
+class _Profile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, Any] = {}
+
+    def set_shape(self, name: str, smallest: Any, tuned: Any, largest: Any) -> None:
+        self.shapes[name] = [smallest, tuned, largest]
+
+
 class _Config:
     progress_monitor: Any = None
+    profile: Any = None
     timings: Optional[_Bytes] = None
 
     def __init__(self) -> None:
@@ -191,6 +201,10 @@ class _Config:
 
     def set_flag(self, flag: Any) -> None:
         self.flags.add(flag)
+
+    def add_optimization_profile(self, profile: _Profile) -> int:
+        self.profile = profile
+        return 0
 
     def set_memory_pool_limit(self, kind: Any, value: int) -> None:
         State.workspace = value
@@ -208,6 +222,9 @@ class Builder:
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
+
+    def create_optimization_profile(self) -> _Profile:
+        return _Profile()
 
     def create_network(self, flags: int) -> _Network:
         State.flags = flags
@@ -231,6 +248,12 @@ class Builder:
         if State.build_fails or (refittable and State.cannot_build_refittable):
             self._logger.log(Severity.ERROR, "the fake builder was told to fail")
             return None
+        varying = [v.name for v in network.model.graph.input if -1 in _Tensor(v).shape]
+        shapes = config.profile.shapes if config.profile is not None else {}
+        if (State.refuses_profiles and varying) or set(varying) != set(shapes):
+            self._logger.log(Severity.ERROR, "an input of unknown size has no optimization profile")
+            return None
+        onnx.helper.set_model_props(network.model, {"profile": json.dumps(shapes)})
         network.model.doc_string = "refittable" if refittable else ""
         return bytes(network.model.SerializeToString())
 
@@ -243,8 +266,8 @@ def _note_device(device: int) -> None:
         State.misplaced += 1
 
 
-def _compute(engine: Any, addresses: dict[str, int]) -> None:
-    arrays = {n: _array(a, engine.tensors[n].shape, engine.tensors[n].dtype.name) for n, a in addresses.items()}
+def _compute(engine: Any, shapes: dict[str, Any], addresses: dict[str, int]) -> None:
+    arrays = {n: _array(a, shapes[n], engine.tensors[n].dtype.name) for n, a in addresses.items()}
     feeds = {value.name: arrays.get(value.name) for value in engine.session.get_inputs()}
     for value in engine.session.get_inputs():
         if feeds[value.name] is None:  # dropped by the engine, but ONNX Runtime wants a value
@@ -260,12 +283,37 @@ class _Context:
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self.profiler: Any = None
+        self._shapes = {name: tensor.shape for name, tensor in engine.tensors.items()}
         self._captured: list[Any] = []  # functions that the fake driver calls when it launches a graph
         State.live_contexts += 1
 
     def __del__(self) -> None:
         State.live_contexts -= 1
         _note_device(self._engine.device)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        own = self._engine.tensors[name].shape
+        low, _, high = self._engine.profile.get(name, [own] * 3)
+        if len(own) != len(shape) or not all(a <= n <= b for a, n, b in zip(low, shape, high)):
+            self._engine.logger.log(Severity.ERROR, f"{name} {shape} is outside of the profile")
+            return False
+        self._shapes[name] = tuple(shape)
+        model = onnx.ModelProto()
+        model.CopyFrom(self._engine.model)
+        graph = model.graph
+        for value in graph.input:
+            for dim, size in zip(value.type.tensor_type.shape.dim, self._shapes.get(value.name, ())):
+                dim.dim_value = size
+        for value in graph.output:
+            for dim, size in zip(value.type.tensor_type.shape.dim, self._engine.tensors[value.name].shape):
+                if size < 0:
+                    dim.Clear()
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        self._shapes.update({v.name: _Tensor(v).shape for v in inferred.graph.output})
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if address == 0 or address % 256:
@@ -282,13 +330,15 @@ class _Context:
             self._engine.logger.log(Severity.ERROR, "the fake engine was told to fail")
             return False
         addresses = dict(self._addresses)  # a captured run keeps those of its capture
-        work = _Work(functools.partial(_compute, self._engine, addresses))  # no reference to the context: no cycle
         for number, _ in enumerate(self._engine.nodes if self.profiler is not None else ()):
             self.profiler.report_layer_time(f"__fused{number}", 0.25)
+        # No reference to the context: no cycle.
+        run = functools.partial(_compute, self._engine, self._shapes, addresses)
+        work = _Work(run)
         if State.record is not None and State.record(ctypes.c_void_p(stream), work):
             self._captured.append(work)
         else:
-            _compute(self._engine, addresses)
+            run()
         return True
 
 
@@ -300,6 +350,7 @@ class _Engine:
         self.refittable = self.model.doc_string == "refittable"
         self._plan = plan
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
+        self.profile = {k: v for p in self.model.metadata_props for k, v in json.loads(p.value).items()}
         graph = self.model.graph
         read = {name for node in graph.node for name in node.input}
         values = [v for v in graph.input if v.name in read] + list(graph.output)
@@ -414,7 +465,7 @@ def install(name: str = "fake_tensorrt_bindings_module") -> str:
     State.cannot_build_refittable = State.refit_fails = False
     State.hidden_weights = ()
     State.executions = State.builds = State.refits = State.misplaced = 0
-    State.refuses_kernels = False
+    State.refuses_kernels = State.refuses_profiles = False
     State.plans = State.timed = State.compiled = 0
     State.flags = State.workspace = None
     return name
