@@ -62,7 +62,10 @@ def default_path() -> Path:
     Raises:
         FolderError: The environment names no home.
     """
-    path = Path(platformdirs.user_cache_dir("mxnet-trt-property", appauthor=False))
+    try:
+        path = Path(platformdirs.user_cache_dir("mxnet-trt-property", appauthor=False))
+    except RuntimeError:  # of its newer versions, where there is no home
+        path = Path("~")
     if not path.is_absolute():  # it would lie wherever the program happens to be started
         raise FolderError(
             _refusal(path, "neither HOME nor an absolute XDG_CACHE_HOME", "one of them", "name another one")
