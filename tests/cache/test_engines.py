@@ -170,6 +170,7 @@ def test_kernels_that_cannot_be_used(
 
 
 def test_plan_and_timings_of_tensorrt(cuda: FakeCuda, engine: trt.TensorRTEngine, tmp_path: Path) -> None:  # noqa: F811
+    engine._library.title = "TensorRT"
     program, _ = get(engine, tmp_path, models.convnet())
     assert State.timed == 1
     program.close()
