@@ -186,7 +186,10 @@ class Folder:
             step = "make room, set MXNET_TENSORRT_CACHE_DIR to another folder, or MXNET_TENSORRT_CACHE=0"
             _log.warning("%s", message(what, found=str(error), next_step=step))
             return False
-        self.prune(keep=file.name)
+        try:
+            self.prune(keep=file.name)
+        except OSError as error:  # the folder is gone, or cannot be listed any more
+            _log.warning("%s", message(f"The cache folder {self.path} cannot be kept small", found=str(error)))
         return True
 
     @contextlib.contextmanager
