@@ -174,7 +174,8 @@ def main() -> int:
         f"{'cycle':>7s} {'minutes':>8s} {'resident MB':>12s} {'builds':>7s} {'wrong':>6s} {'worst error':>12s}",
         flush=True,
     )
-    with environment({"MXNET_SUBGRAPH_BACKEND": "TensorRT", "MXNET_TENSORRT_MIN_SUBGRAPH_SIZE": "1"}):
+    variables = {"MXNET_TENSORRT_MIN_SUBGRAPH_SIZE": "1", "MXNET_TENSORRT_CACHE": "0"}
+    with environment({"MXNET_SUBGRAPH_BACKEND": "TensorRT", **variables}):
         for number in range(arguments.cycles):
             network = rng.choice(zoo if number % arguments.zoo == 0 else small)
             first, second = rng.sample(BATCHES, 2)

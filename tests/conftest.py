@@ -16,7 +16,8 @@ _numbers = itertools.count()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds the number of random rows of each operator, for a search that goes further than every day's."""
+    """Adds how many random rows and damaged files to try, for a search that goes further than every day's."""
+    parser.addoption("--fuzz-examples", type=int, help="damaged files for each reader")
     parser.addoption("--random-examples", type=int, help="random rows of each operator, of a random seed")
 
 

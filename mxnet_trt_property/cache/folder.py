@@ -63,7 +63,10 @@ def default_path() -> Path:
     Raises:
         FolderError: The environment names no home.
     """
-    path = Path(platformdirs.user_cache_dir("mxnet-trt-property", appauthor=False))
+    try:
+        path = Path(platformdirs.user_cache_dir("mxnet-trt-property", appauthor=False))
+    except RuntimeError:  # of its newer versions, where there is no home
+        path = Path("~")
     if not path.is_absolute():  # it would lie wherever the program happens to be started
         raise FolderError(
             _refusal(path, "neither HOME nor an absolute XDG_CACHE_HOME", "one of them", "name another one")
@@ -184,7 +187,10 @@ class Folder:
             step = "make room, set MXNET_TENSORRT_CACHE_DIR to another folder, or MXNET_TENSORRT_CACHE=0"
             warn_once(what, found=str(error), next_step=step)
             return False
-        self.prune(keep=file.name)
+        try:
+            self.prune(keep=file.name)
+        except OSError as error:  # the folder is gone, or cannot be listed any more
+            _log.warning("%s", message(f"The cache folder {self.path} cannot be kept small", found=str(error)))
         return True
 
     @contextlib.contextmanager

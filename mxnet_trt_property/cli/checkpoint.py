@@ -79,10 +79,12 @@ def check_symbol(words: str) -> None:
     data = load_json(words)
     lists = {"arg_nodes": range(len(graph.nodes)), "node_row_ptr": range(1 << 31)}
     for name, valid in lists.items():
-        for value in data.get(name, ()):
+        if not isinstance(data.get(name, []), list):
+            raise ConversionError(message(f"The symbol's list {name} is wrong", found=repr(data[name])[:80]))
+        for value in data.get(name, []):
             if not isinstance(value, int) or value not in valid:
                 raise ConversionError(message(f"The symbol's list {name} is wrong", found=repr(value)[:80]))
-    for value in data.get("arg_nodes", ()):
+    for value in data.get("arg_nodes", []):
         if not graph.nodes[value].is_variable:
             raise ConversionError(message("The symbol names an operator as argument", found=graph.nodes[value].name))
     for number, item in enumerate(data["nodes"]):

@@ -170,6 +170,7 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: ONNX Runtime refused the model, in its own words.
         """
+        reason = ""
         with shelf.scratch() as scratch:
             if scratch is not None:
                 settings = _session_options(options, label)
@@ -181,8 +182,11 @@ class OnnxRuntimeEngine:
                     return program
                 except (EngineError, ort_packing.PackingError) as error:
                     # A full disk among other things; without a file to write the build says what else it may be.
-                    _log.debug("%s: its optimized model cannot be kept: %s", label, error)
-        return self.build(model, options, device, label)
+                    reason = str(error)
+        program = self.build(model, options, device, label)
+        if reason:
+            _log.warning("%s", message(f"{label}: its optimized model cannot be kept in the cache", found=reason))
+        return program
 
     def unpack(self, packed: Entry, options: Options, device: Device, label: str, shelf: Shelf) -> OnnxRuntimeProgram:
         """Returns a session of an optimized model, whose weights stay in the file.

@@ -70,15 +70,23 @@ class Kernels:
             else:
                 _log.info("%s takes no kernels of another installation; they are compiled again", library.full_name)
 
-    def config(self) -> Any:
-        """Returns what a new execution context is to be made with; each gets one of its own."""
-        config = self._engine.create_runtime_config()
-        config.set_runtime_cache(self._cache)
-        return config
+    def config(self) -> Optional[Any]:
+        """Returns what a new execution context is to be made with; each gets one of its own. None: with nothing."""
+        try:
+            config = self._engine.create_runtime_config()
+            config.set_runtime_cache(self._cache)
+            return config
+        except Exception as error:
+            _log.warning("TensorRT-RTX compiles its kernels without their cache: %s", error)
+            return None
 
     def keep(self) -> None:
-        """Writes what was compiled since."""
-        data = memoryview(self._cache.serialize())
+        """Writes what was compiled since; an engine that runs is worth more than its kernels' cache."""
+        try:
+            data = memoryview(self._cache.serialize())
+        except Exception as error:
+            _log.warning("TensorRT-RTX cannot tell the kernels that it compiled; they are not kept: %s", error)
+            return
         # Its size tells: kernels are only added, and the bytes of the same ones may differ from run to run.
         if data.nbytes > self._kept_bytes:
             self._kept_bytes = data.nbytes
