@@ -27,7 +27,7 @@ CPU = Device("cpu", 0)
 # In the build called by `hold` the process says so and waits, for whoever sends the signal.
 PREAMBLE = """
 import logging, os, signal, sys, threading, time
-os.environ.update(MXNET_SUBGRAPH_BACKEND="TensorRT", MXNET_TENSORRT_ENGINE="onnxruntime")
+os.environ.update(MXNET_SUBGRAPH_BACKEND="TensorRT", MXNET_TENSORRT_ENGINE="onnxruntime", MXNET_TENSORRT_CACHE="0")
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 import mxnet as mx
 import numpy as np

@@ -28,7 +28,8 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(autouse=True)
 def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, Any]]]:
-    """The models that were built, each with its profile."""
+    """The models that were built, each with its profile; none is taken from the cache on disk."""
+    monkeypatch.setenv("MXNET_TENSORRT_CACHE", "0")
     models: list[tuple[bytes, Any]] = []
     build = OnnxRuntimeEngine.build
 

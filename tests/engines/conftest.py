@@ -111,6 +111,7 @@ def in_executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) ->
     programs.clear()
     gc.collect()
     monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
+    monkeypatch.setenv("MXNET_TENSORRT_CACHE", "0")  # each test counts its builds
     yield
     gc.collect()
     programs.clear()

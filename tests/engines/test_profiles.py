@@ -142,6 +142,7 @@ def executors(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> An
     monkeypatch.setitem(registry._LOADED, "tensorrt", engine)
     monkeypatch.setenv("MXNET_TENSORRT_ENGINE", "tensorrt")
     monkeypatch.setenv("MXNET_TENSORRT_ON_ERROR", "raise")
+    monkeypatch.setenv("MXNET_TENSORRT_CACHE", "0")
     programs.clear()
     made = Executors()
     yield made
@@ -212,7 +213,7 @@ def test_an_engine_stays_while_its_run_is_under_way(
     ours = executors.bind(1)
     executors.assert_same(1)
     executors.assert_same(1)
-    ours.tensorrt.early()
+    ours.tensorrt.early({})
     executors.bind(2)
     executors.assert_same(2)
     assert executors.holds(1)
