@@ -182,7 +182,7 @@ CASES = [
         ON_ERROR="raise",
     ),
     Case(
-        "…: node … stays in float32: it met a value of …, and float16 ends at …",
+        "…: node … stays in float32: it met a value of …, and … ends at …",
         large_values,
         PRECISION="fp16",
     ),
