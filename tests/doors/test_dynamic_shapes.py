@@ -5,7 +5,11 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import mxnet as mx
@@ -475,3 +479,47 @@ def test_freed_engines_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
         net(images(count)).wait_to_read()
     gc.collect()
     assert len(alive) <= 3
+
+
+# ---- the cache on disk ----
+
+TWO_SIZES = """
+import json, mxnet as mx, numpy as np
+from mxnet_trt_property import session
+data = mx.sym.Variable("data")
+net = mx.sym.Convolution(data, kernel=(3, 3), num_filter=4, name="conv")
+net = mx.sym.FullyConnected(mx.sym.Flatten(mx.sym.Activation(net, act_type="relu")), num_hidden=3, name="fc")
+values, executors = [], []
+for count in (2, 5):
+    executor = net.simple_bind(mx.cpu(), grad_req="null", data=(count, 3, 6, 6))
+    for array in executor.arg_arrays:
+        array[:] = mx.nd.arange(array.size).reshape(array.shape) / array.size
+    values += executor.forward()[0].asnumpy().ravel().tolist()
+    executors.append(executor)
+print(json.dumps([values, [(r.builds, r.loads) for r in session.reports()]]))
+"""
+
+
+def test_the_next_process_reads_the_engine_of_a_range(tmp_path: Path) -> None:
+    variables = {"MXNET_TENSORRT_ENGINE": "onnxruntime", "MXNET_TENSORRT_CACHE_DIR": str(tmp_path)}
+
+    def run(seed: str, **more: str) -> Any:
+        process = subprocess.run(
+            [sys.executable, "-c", TWO_SIZES],
+            env={**os.environ, **variables, "MXNET_TENSORRT_CACHE": "1", "PYTHONHASHSEED": seed, **more},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return json.loads(process.stdout)
+
+    on = {"MXNET_SUBGRAPH_BACKEND": "TensorRT", "MXNET_TENSORRT_MAX_BATCH_SIZE": "8"}
+    stock_values, _ = run("1", MXNET_SUBGRAPH_BACKEND="NONE")
+    first, built = run("1", **on)
+    second, read = run("2", **on)
+    assert built == [[1, 0], [0, 0]]
+    assert read == [[0, 1], [0, 0]]
+    np.testing.assert_allclose(first, stock_values, rtol=1e-5)
+    assert second == first
+    _, other = run("3", **{**on, "MXNET_TENSORRT_MAX_BATCH_SIZE": "16"})
+    assert other == [[1, 0], [0, 0]]  # another range is another engine

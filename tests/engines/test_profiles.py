@@ -243,3 +243,25 @@ def test_threads_that_take_each_others_engines(executors: Executors, monkeypatch
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_an_engine_of_a_range_comes_out_of_the_cache(executors: Executors, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MXNET_TENSORRT_MAX_BATCH_SIZE", "8")
+    monkeypatch.setenv("MXNET_TENSORRT_CACHE", "1")
+    executors.bind(2)
+    executors.assert_same(2)
+    plans = State.plans
+    executors.ours.clear()
+    gc.collect()
+    programs.clear()
+    for count in (5, 1, 2):
+        executors.bind(count)
+        executors.assert_same(count)
+        executors.assert_same(count)
+    reports = [executors.ours[count].tensorrt.sessions[0].report for count in (5, 1, 2)]
+    assert [(report.engine, report.builds, report.loads) for report in reports] == [
+        ("tensorrt", 0, 1),
+        ("tensorrt", 0, 0),
+        ("tensorrt", 0, 0),
+    ]
+    assert State.plans == plans

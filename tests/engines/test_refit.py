@@ -50,6 +50,13 @@ class Twins:
         for executor in (self.stock, self.ours):
             fill(executor, arrays)
 
+    def give_those_of(self, other: Twins) -> None:
+        """Gives both the weights that other ones have."""
+        arrays = {k: v for k, v in other.ours.arg_dict.items() if v.shape == self.ours.arg_dict[k].shape}
+        for executor in (self.stock, self.ours):
+            own = {name: array for name, array in executor.arg_dict.items() if name not in arrays}
+            fill(executor, {**own, **arrays, **other.ours.aux_dict})
+
     def check(self) -> None:
         """Compares a forward of each."""
         assert relative_error(self.ours.forward()[0], self.stock.forward()[0]) < 1e-5
@@ -295,3 +302,60 @@ def test_the_real_library_builds_with_the_flag() -> None:
     assert trt_refit.outline(models.convnet()).weights
     for name in ("Refitter", "OnnxParserRefitter"):
         assert hasattr(library.module(), name)
+
+
+RANGE = {"MXNET_TENSORRT_MAX_BATCH_SIZE": "8", "MXNET_TENSORRT_REFIT": "always"}
+
+
+def test_an_engine_of_a_range_is_refitted_for_all_sizes() -> None:
+    twins = Twins(conv_bn(), {"data": (2, 3, 8, 8)}, **RANGE)
+    for seed in range(3):
+        twins.give(seed)
+        twins.check()
+        twins.check()
+    assert (twins.report.builds, twins.report.refits) == (1, 2)
+    other = Twins(conv_bn(), {"data": (5, 3, 8, 8)}, **RANGE)
+    other.give_those_of(twins)
+    other.check()
+    assert (other.report.builds, other.report.refits) == (0, 0), "it runs the refitted engine"
+    other.give(7)  # the other session still has it: a copy is refitted
+    for _ in range(2):
+        other.check()
+        twins.check()
+    assert (other.report.builds, other.report.refits) == (0, 1)
+    twins.give_those_of(other)
+    twins.check()
+    assert (twins.report.builds, twins.report.refits) == (1, 2), "it has become the other's"
+
+
+def test_weights_that_change_when_the_engine_was_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MXNET_TENSORRT_MAX_ENGINES", "1")
+    first, second = (Twins(conv_bn(), SHAPES, seed, MXNET_TENSORRT_REFIT="always") for seed in (0, 1))
+    for seed in range(3, 9, 2):
+        first.give(seed)
+        second.give(seed + 1)
+        for twins in (first, second, first):
+            twins.check()
+    assert sum(twins.report.engine_bytes > 0 for twins in (first, second)) == 1
+
+
+def test_threads_that_change_weights_and_free_each_others_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MXNET_TENSORRT_MAX_ENGINES", "1")
+    every = [Twins(conv_bn(), {"data": (count, 3, 8, 8)}, count, **RANGE) for count in (1, 2, 5)]
+    failures: list[BaseException] = []
+
+    def work(twins: Twins) -> None:
+        try:
+            for seed in range(6):
+                twins.give(seed)
+                twins.check()
+                twins.check()
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(twins,)) for twins in every]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
