@@ -8,7 +8,6 @@ sizes and finds the model that serves all of them (`generalize`).
 from __future__ import annotations
 
 import json
-import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,13 @@ from mxnet_trt_property.engines.registry import Shapes
 from mxnet_trt_property.errors import TensorRTPropertyError
 from mxnet_trt_property.generalize import NotGeneralError, Template, generalize
 from mxnet_trt_property.graph import Entry, Graph
+from mxnet_trt_property.logs import warn_once
 from mxnet_trt_property.ranges import Flexible
 from mxnet_trt_property.sizes import Range
 
 ATTRIBUTE = "__tensorrt_sizes__"
 """On a TensorRT node: its ranges, the sizes at which it was inferred, and the shapes that its inputs have there."""
 
-_log = logging.getLogger("mxnet_trt_property")
 
 Shape = tuple[int, ...]
 
@@ -36,7 +35,6 @@ _templates: OrderedDict[tuple[Any, ...], Union[Template, str]] = OrderedDict()
 _misfits: OrderedDict[tuple[Any, ...], str] = OrderedDict()
 _lock = threading.Lock()
 _refusals: dict[tuple[object, ...], str] = {}
-_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,8 @@ def find(
     if point is not None:
         reason = _checked(key, template, graph, point)
     if point is None or reason:
-        _tell_once(
-            f"{label}: an engine for these shapes alone, because it was bound to {reason}; profiles= names other ranges"
-        )
+        what = f"{label}: an engine for these shapes alone, because it was bound to {reason}"
+        warn_once(what, next_step="name a range that includes them with profiles=")
         return None
     structure = subgraph.structure_hash(text, [str(varying.get(i, s)) for i, s in enumerate(shapes)], dtypes)
     outputs = tuple(tuple(f.at(point) for f in formulas) for formulas in template.outputs)
@@ -163,13 +160,10 @@ def note_refusal(place: tuple[object, ...], reason: str) -> None:
 
 def tell(label: str, reason: str) -> None:
     """Warns once that a TensorRT node has one engine for each set of shapes."""
-    _tell_once(f"{label}: one engine per shape, because {reason}")
-
-
-def _tell_once(text: str) -> None:
-    if text not in _told:
-        _told.add(text)
-        _log.warning("%s", text)
+    step = (
+        "docs/dynamic-shapes.md tells what serves a range; unset MXNET_TENSORRT_MAX_BATCH_SIZE and profiles to be quiet"
+    )
+    warn_once(f"{label}: one engine per shape, because {reason}", next_step=step)
 
 
 def _make(

@@ -93,7 +93,7 @@ def test_the_verdict(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert spec is not None and spec.loader is not None
     common: Any = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(common)
-    ran = [Report("tensorrt0", "onnxruntime", 7, 1, 1, 0, 0, 0)]
+    ran = [Report("tensorrt0", "onnxruntime", 7, 1, 1, 0, 0, 0, 0, 0)]
     x = np.float32([1, 2, 3])
     assert common.verdict(x, x, ran) == 0
     assert "7 operators in 1 node(s), run by onnxruntime" in capsys.readouterr().out

@@ -279,6 +279,8 @@ def test_mxnet_works_on_this_numpy() -> None:
         "-W",
         "ignore:`np.bool`:DeprecationWarning",  # NumPy 1.23, at each use in MXNet.
         "-W",
+        "ignore:Please import:DeprecationWarning",  # SciPy, where MXNet asks for its sparse matrices.
+        "-W",
         "ignore:tostring:DeprecationWarning",  # NumPy < 2.3, where MXNet's own function is left alone.
         "-W",
         "ignore:The distutils package:DeprecationWarning",  # Python < 3.12, where distutils is left alone.

@@ -39,10 +39,9 @@ LIMIT = 0.2
 
 def worker(arguments: argparse.Namespace) -> int:
     """Is the program: binds, runs, and prints a record."""
-    import mxnet as mx
+    import mxnet_trt_property  # noqa: F401 - its shims come before mxnet
+    import mxnet as mx  # isort: skip
     import numpy as np
-
-    import mxnet_trt_property
 
     symbol, args, auxs = mx.model.load_checkpoint(arguments.worker, 0)
     data = mx.nd.array(np.random.RandomState(0).standard_normal(SHAPE).astype("float32"))

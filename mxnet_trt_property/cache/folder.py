@@ -190,7 +190,8 @@ class Folder:
         try:
             self.prune(keep=file.name)
         except OSError as error:  # the folder is gone, or cannot be listed any more
-            _log.warning("%s", message(f"The cache folder {self.path} cannot be kept small", found=str(error)))
+            what = f"The cache folder {self.path} cannot be kept small"
+            warn_once(what, found=str(error), next_step="mend the folder's rights, or mxnet-trt cache clear")
         return True
 
     @contextlib.contextmanager

@@ -39,6 +39,7 @@ from mxnet_trt_property.engines.registry import (
     with_shapes,
 )
 from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.logs import warn_once
 from mxnet_trt_property.profiling import Section
 
 _log = logging.getLogger("mxnet_trt_property.onnxruntime")
@@ -185,7 +186,8 @@ class OnnxRuntimeEngine:
                     reason = str(error)
         program = self.build(model, options, device, label)
         if reason:
-            _log.warning("%s", message(f"{label}: its optimized model cannot be kept in the cache", found=reason))
+            what = f"{label}: its optimized model cannot be kept in the cache"
+            warn_once(what, found=reason, next_step="make room on the cache's disk, or set MXNET_TENSORRT_CACHE=0")
         return program
 
     def unpack(self, packed: Entry, options: Options, device: Device, label: str, shelf: Shelf) -> OnnxRuntimeProgram:

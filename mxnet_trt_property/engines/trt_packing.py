@@ -77,7 +77,8 @@ class Kernels:
             config.set_runtime_cache(self._cache)
             return config
         except Exception as error:
-            _log.warning("TensorRT-RTX compiles its kernels without their cache: %s", error)
+            step = "report it; until then the first forward takes seconds longer"
+            warn_once("TensorRT-RTX compiles its kernels without their cache", found=str(error), next_step=step)
             return None
 
     def keep(self) -> None:
@@ -85,7 +86,8 @@ class Kernels:
         try:
             data = memoryview(self._cache.serialize())
         except Exception as error:
-            _log.warning("TensorRT-RTX cannot tell the kernels that it compiled; they are not kept: %s", error)
+            step = "report it; until then each process compiles the kernels"
+            warn_once("TensorRT-RTX cannot tell the kernels that it compiled", found=str(error), next_step=step)
             return
         # Its size tells: kernels are only added, and the bytes of the same ones may differ from run to run.
         if data.nbytes > self._kept_bytes:

@@ -18,7 +18,7 @@ import pytest
 from mxnet.gluon import nn
 
 import mxnet_trt_property
-from mxnet_trt_property import dynamic_shapes, programs, session
+from mxnet_trt_property import programs, session
 from mxnet_trt_property.compiled import ArrayError, CompileError
 from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.errors import SettingError
@@ -42,7 +42,6 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[bytes, Any]]]:
         return build(self, model, options, *rest)
 
     monkeypatch.setattr(OnnxRuntimeEngine, "build", recording)
-    monkeypatch.setattr(dynamic_shapes, "_told", set())
     programs.clear()
     yield models
     programs.clear()

@@ -173,7 +173,6 @@ def test_an_engine_that_refuses_the_profile_builds_one_for_each_size(
 ) -> None:
     from mxnet_trt_property import dynamic_shapes
 
-    monkeypatch.setattr(dynamic_shapes, "_told", set())
     monkeypatch.setattr(dynamic_shapes, "_refusals", {})
     monkeypatch.setenv("MXNET_TENSORRT_MAX_BATCH_SIZE", "8")
     State.refuses_profiles = True

@@ -94,7 +94,7 @@ def test_entry_points_are_loaded_at_first_use(
     points = [twice, Point("onnxruntime"), Point("other"), Point("auto"), twice]
     monkeypatch.setattr(registry, "_entry_points", lambda: points)
     assert registry.names() == ("tensorrt", "tensorrt_rtx", "onnxruntime", "theirs", "other")
-    assert [r.getMessage().count("the engine name is taken") for r in caplog.records] == [1, 1]
+    assert [r.getMessage().count("an engine has that name") for r in caplog.records] == [1, 1]
     for wanted in (
         "auto",
         "theirs",
@@ -124,4 +124,4 @@ def test_the_child_of_a_fork_leaves_engines_behind(
     engines.update({name: Leaving(name) for name in ("first", "fails", "last")})
     left = registry._leave_behind()
     assert left == ["what first held", engines["fails"], "what last held"]
-    assert "engine fails failed in the child of a fork" in caplog.text
+    assert "Engine fails failed in the child of a fork" in caplog.text
