@@ -79,7 +79,7 @@ def loading(label: str, engine: str) -> Progress:
     return Progress(f"{label}: making it ready on {engine}")
 
 
-def error(label: str) -> BuildInterruptedError:
+def interruption(label: str) -> BuildInterruptedError:
     """Returns the error of a build that was stopped."""
     return BuildInterruptedError(
         message(f"Ctrl-C stopped the build of {label}", next_step="call forward() again: it builds the engine anew")

@@ -205,7 +205,7 @@ class Session:
                 raise
             except KeyboardInterrupt:  # where MXNet's engine runs forwards on the main thread
                 self.interrupted = True
-                raise building.error(self.label) from None
+                raise building.interruption(self.label) from None
             except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
                 self._give_up_engine(error)
 

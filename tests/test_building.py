@@ -240,7 +240,7 @@ class SlowEngine:
             build.progress.step("Building", step)
             if build.is_stopped():
                 self.stopped_at = step
-                raise building.error(label)
+                raise building.interruption(label)
         if self.error is not None:
             raise self.error
         return "the program"
@@ -322,7 +322,7 @@ def test_a_build_on_another_thread_is_stopped_by_a_signal_and_the_handler_is_put
     thread.join()
     assert native.library().mxtrt_interrupt_count() == before + 1
     assert 0 <= engine.stopped_at < 50
-    assert errors == [str(building.error("tensorrt0"))]
+    assert errors == [str(building.interruption("tensorrt0"))]
     assert "next step: call forward() again" in errors[0]
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)

@@ -241,7 +241,7 @@ class Library:
             build = trt_progress.attach(trt, config)
             data = builder.build_serialized_network(network, config)
             if build is not None and build.is_stopped():
-                raise building.error(label)  # also where it had passed its last step: the user wants out
+                raise building.interruption(label)  # also where it had passed its last step: the user wants out
             if data is None:
                 raise _error(what, self.words(mark))
             if timings is not None:
