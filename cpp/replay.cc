@@ -127,8 +127,7 @@ int Replay::Finish(void* const* outputs, void* stream) const {
 
 void Replay::Abandon() const {
   const Current current(spec_);
-  if (current.status() == 0)
-    spec_.cuda.stream_synchronize(spec_.stream != nullptr ? spec_.stream : spec_.early_stream);
+  if (current.status() == 0) spec_.cuda.stream_synchronize(spec_.stream != nullptr ? spec_.stream : spec_.early_stream);
 }
 
 }  // namespace mxtrt

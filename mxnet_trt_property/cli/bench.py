@@ -43,6 +43,8 @@ MIN_ROUNDS = 5
 
 # ||a - b|| / ||b|| of precisions other than fp32, whatever the engine; engines.registry.tolerance has those of fp32.
 TOLERANCE = {"fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
+# Seconds: OpenMP's threads, those of stock MXNet, spin for 0.2 after their work and would take the next variant's cores.
+_QUIET = 0.25
 _MXNET_TOLERANCE = 1e-4  # operators that MKLDNN fuses against separate ones
 
 
@@ -216,14 +218,15 @@ def interleave(variants: Sequence[Variant], rounds: int, seconds: float) -> dict
     """Returns each round's median in milliseconds, by variant.
 
     Every round times every variant for about `seconds`, beginning with another one each time, so that a machine that
-    gets slower or faster meanwhile does so for all.
+    gets slower or faster meanwhile does so for all. Between them the threads of the one before come to rest.
     """
     found: dict[str, list[float]] = {variant.name: [] for variant in variants}
     repetitions = {variant.name: max(3, math.ceil(seconds / max(_once(variant), 1e-6))) for variant in variants}
     for number in range(rounds):
         first = number % max(1, len(variants))
         for variant in (*variants[first:], *variants[:first]):
-            variant.call()  # brings caches and threads back from the variant before
+            time.sleep(_QUIET)
+            variant.call()  # brings caches and threads back
             times = [_time(variant) for _ in range(repetitions[variant.name])]
             found[variant.name].append(float(np.median(times)) * 1e3)
     return found
