@@ -43,9 +43,10 @@ MIN_ROUNDS = 5
 
 # ||a - b|| / ||b|| of precisions other than fp32, whatever the engine; engines.registry.tolerance has those of fp32.
 TOLERANCE = {"fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
-# Seconds: OpenMP's threads, those of stock MXNet, spin for 0.2 after their work and would take the next variant's cores.
-_QUIET = 0.25
 _MXNET_TOLERANCE = 1e-4  # operators that MKLDNN fuses against separate ones
+
+# Seconds. OpenMP's threads, those of stock MXNet, spin for 0.2 after their work, on cores that the next variant needs.
+_QUIET = 0.25
 
 
 @dataclass
