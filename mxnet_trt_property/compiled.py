@@ -495,4 +495,10 @@ def _rewritten(onnx: bytes, plan: Plan, engine: engines.Engine) -> bytes:
         return onnx  # without an import of the package onnx, which loading a model does not need
     from mxnet_trt_property.precision.rewriting import rewrite
 
-    return rewrite(onnx, plan, LABEL, has_bfloat16=engines.has_bfloat16(engine))
+    return rewrite(
+        onnx,
+        plan,
+        LABEL,
+        has_bfloat16=engines.has_bfloat16(engine),
+        no_int8=functools.partial(engines.no_int8, engine),
+    )

@@ -389,7 +389,13 @@ class Session:
                 keys=converted.value_keys,
                 owners=converted.node_names,
             )
-            return rewriting.rewrite(serialized, found, self.label, has_bfloat16=engines.has_bfloat16(engine))
+            return rewriting.rewrite(
+                serialized,
+                found,
+                self.label,
+                has_bfloat16=engines.has_bfloat16(engine),
+                no_int8=functools.partial(engines.no_int8, engine),
+            )
 
         made = False
         refitted = self._refit(key, model, options)

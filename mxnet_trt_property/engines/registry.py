@@ -193,6 +193,7 @@ class Engine(Protocol):
       is given, and its programs have `runner_for`.
     * `has_bfloat16: bool`, true if it builds models with bfloat16 inside; for all others precision bf16 is written as
       float32 between values that are rounded.
+    * `no_int8() -> Collection[str]`: the ONNX operators that it does not build in int8, which then stay in float32.
     * `tolerance: float`, the largest relative error ||a - b|| / ||b|| against MXNet that is right for a network in
       fp32; 1e-5 where it says nothing.
     """
@@ -426,6 +427,12 @@ def skip_exit_handlers() -> None:
     from mxnet_trt_property import native
 
     native.skip_exit_handlers()
+
+
+def no_int8(engine: Engine) -> frozenset[str]:
+    """Returns the ONNX operators that an engine does not build in int8."""
+    ask = getattr(engine, "no_int8", None)
+    return frozenset() if ask is None else frozenset(ask())
 
 
 def has_bfloat16(engine: Engine) -> bool:

@@ -133,8 +133,14 @@ class TensorRTEngine:
         """
         import onnx
 
+        from mxnet_trt_property.engines import trt_int8
+
         found = {}
-        for node in onnx.load_from_string(model).graph.node:
+        proto = onnx.load_from_string(model)
+        if any(node.op_type == "DequantizeLinear" for node in proto.graph.node):
+            for node in trt_int8.quantized(proto, self.no_int8()):
+                found[node.name] = f"it builds no {node.op_type} in int8"
+        for node in proto.graph.node:
             whole = not any(attribute.name == "fmod" and attribute.i for attribute in node.attribute)
             if node.op_type in _UNFIT and not (node.op_type == "Mod" and whole):
                 found[node.name] = f"an engine does ONNX operator {node.op_type} badly: {_UNFIT[node.op_type]}"
@@ -154,6 +160,12 @@ class TensorRTEngine:
             gpu = self._driver.device_info(index).describe()
             return f"{self._library.full_name} lets kernels overlap that must not on {gpu}"
         return ""
+
+    def no_int8(self) -> frozenset[str]:
+        """Returns the ONNX operators that this version does not build in int8; they stay in float32."""
+        from mxnet_trt_property.engines import trt_int8
+
+        return trt_int8.unbuilt(self._library)
 
     def build(self, model: bytes, options: Options, device: Device, label: str) -> TensorRTProgram:
         """Builds the serialized ONNX `model` and loads it on the device.

@@ -27,7 +27,7 @@ from mxnet_trt_property.precision.tables import Ranges
 _log = logging.getLogger("mxnet_trt_property")
 
 
-def to_int8(model: bytes, keep: Collection[str], ranges: Ranges, label: str) -> bytes:
+def to_int8(model: bytes, keep: Collection[str], ranges: Ranges, label: str, without: Collection[str] = ()) -> bytes:
     """Returns the model with quantized inputs and weights.
 
     Args:
@@ -35,6 +35,7 @@ def to_int8(model: bytes, keep: Collection[str], ranges: Ranges, label: str) -> 
         keep: MXNet's nodes (by name) and operators that stay in float32.
         ranges: The smallest and largest value of each input of a convolution or product, by its ONNX name.
         label: What messages call the model.
+        without: ONNX operators that the engine does not build in int8.
 
     Raises:
         EngineError: ONNX Runtime is missing or fails, or the ranges are those of another network.
@@ -50,6 +51,14 @@ def to_int8(model: bytes, keep: Collection[str], ranges: Ranges, label: str) -> 
     could = [node for node in graph.node if node.name not in asked and _has_weights(graph, node)]
     nodes = [node for node in could if node.input[0] in ranges]
     _tell_uncalibrated(could, nodes, label)
+    left = [node for node in nodes if node.op_type in without]
+    if left:
+        nodes = [node for node in nodes if node.op_type not in without]
+        warn_once(
+            f"{label}: {len(left)} nodes stay in float32, since the engine does not build them in int8",
+            found=", ".join(sorted({node.op_type for node in left})),
+            next_step="nothing, results are right; MXNET_TENSORRT_PRECISION=fp16 may be faster with this engine",
+        )
     if not nodes:
         return proto.SerializeToString()  # type: ignore[no-any-return]
     tools = tool("quantization", label)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Optional
 
 import onnx
@@ -76,7 +76,9 @@ def plan(
     return Plan(kind, keep, tuple(sorted({*found.peaks, *found.sensitive})))
 
 
-def rewrite(model: bytes, found: Plan, label: str, *, has_bfloat16: bool) -> bytes:
+def rewrite(
+    model: bytes, found: Plan, label: str, *, has_bfloat16: bool, no_int8: Callable[[], Collection[str]] = frozenset
+) -> bytes:
     """Returns the model that an engine builds.
 
     Args:
@@ -84,6 +86,7 @@ def rewrite(model: bytes, found: Plan, label: str, *, has_bfloat16: bool) -> byt
         found: What `plan` said of it.
         label: What messages call the model.
         has_bfloat16: Whether the engine has kernels for bfloat16.
+        no_int8: Returns the ONNX operators that the engine does not build in int8.
 
     Raises:
         EngineError: ONNX Runtime, which has the tools, is missing, or it failed.
@@ -93,5 +96,5 @@ def rewrite(model: bytes, found: Plan, label: str, *, has_bfloat16: bool) -> byt
     if found.kind == "bf16":
         return to_bfloat16(model, found.keep, found.near, native=has_bfloat16)
     if found.kind == "int8":
-        return to_int8(model, found.keep, found.ranges, label)
+        return to_int8(model, found.keep, found.ranges, label, no_int8())
     return model

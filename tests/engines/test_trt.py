@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from mxnet_trt_property import cuda_driver
 from mxnet_trt_property.cuda_driver import Driver
-from mxnet_trt_property.engines import registry, trt, trt_build
+from mxnet_trt_property.engines import registry, trt, trt_build, trt_int8
 from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.engines.registry import Buffer, Device, Options
 from mxnet_trt_property.errors import EngineError
@@ -382,3 +383,18 @@ def test_on_a_gpu(name: str) -> None:
         results.append(outputs)
     for expected, found in zip(*results):
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_what_is_not_built_in_int8(rtx: trt_build.Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library is asked by building; its words are those of its version."""
+    expected = {"Conv", "ConvTranspose"} if rtx.version.startswith("1.5.") else set()
+    trt_int8.unbuilt.cache_clear()
+    assert trt_int8.unbuilt(rtx) == expected
+    monkeypatch.setattr(trt_int8, "_is_built", lambda library, op_type: op_type == "MatMul")
+    trt_int8.unbuilt.cache_clear()
+    assert trt_int8.unbuilt(rtx) == {"Conv", "ConvTranspose", "Gemm"}
+    model = onnx.load_from_string(trt_int8._probe("Gemm"))
+    (node,) = trt_int8.quantized(model, trt_int8.unbuilt(rtx))
+    engine = trt.TensorRTEngine("tensorrt_rtx", "tensorrt_rtx")
+    assert engine.refused_nodes(model.SerializeToString()) == {node.name: "it builds no Gemm in int8"}
+    trt_int8.unbuilt.cache_clear()

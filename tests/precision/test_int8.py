@@ -14,9 +14,10 @@ import onnx
 import pytest
 
 import mxnet_trt_property
-from mxnet_trt_property import settings
+from mxnet_trt_property import programs, settings
 from mxnet_trt_property.cli import calibrate
 from mxnet_trt_property.cli.main import main
+from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.errors import EngineError, SettingError
 from mxnet_trt_property.precision import tables
 from tests.harness import build_engine
@@ -244,6 +245,20 @@ def test_table_of_another_network(net: Digits, tmp_path: Path) -> None:
     executor = bound(net, "TensorRT", **INT8, MXNET_TENSORRT_CALIBRATION_TABLE=str(path))
     with backend("TensorRT", **INT8), pytest.raises(mx.MXNetError, match="it knows none of the inputs to quantize"):
         executor.forward()[0].wait_to_read()
+
+
+def test_an_engine_without_int8_convolutions(
+    net: Digits, table: str, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    """Its convolutions stay in float32, with one warning; the products are in int8."""
+    monkeypatch.setattr(OnnxRuntimeEngine, "no_int8", lambda self: {"Conv"}, raising=False)
+    programs.clear()
+    with caplog.at_level(logging.WARNING, "mxnet_trt_property"):
+        found = scores(bound(net, "TensorRT", **INT8, MXNET_TENSORRT_CALIBRATION_TABLE=table), net)
+    assert_int8(net, found, expected)
+    (text,) = [r.getMessage() for r in caplog.records if "does not build them in int8" in r.getMessage()]
+    assert "2 nodes stay in float32" in text and "found: Conv" in text
+    programs.clear()
 
 
 def test_table_that_lacks_a_value_is_told(net: Digits, table: str, tmp_path: Path, caplog: Any) -> None:
