@@ -125,7 +125,13 @@ def test_contents_of_the_wheel(built: tuple[Path, Path]) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert "mxnet-trt = mxnet_trt_property.cli.main:main" in entry_points
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    assert sorted(line.split()[1].split(">")[0] for line in required) == ["numpy", "onnx"]
+    assert sorted(line.split()[1].split(">")[0] for line in required) == [
+        "blake3",
+        "numpy",
+        "onnx",
+        "platformdirs",
+        "tqdm",
+    ]
 
 
 @pytest.mark.slow
