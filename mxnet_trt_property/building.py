@@ -10,7 +10,6 @@ TensorRT does, ONNX Runtime has no means to.
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from mxnet_trt_property.errors import BuildInterruptedError, message
 from mxnet_trt_property.logs import warn_once
 from mxnet_trt_property.progress import Progress
 
-_log = logging.getLogger("mxnet_trt_property")
 _context = threading.local()
 
 

@@ -235,43 +235,37 @@ def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[M
         return None
     inputs = [executor.arg_dict[name] for name in names]
     addresses = (ctypes.c_void_p * max(1, len(member.roles)))()
-    positions = list(zip(member.input_positions, inputs))
     library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
-    handles = [array.handle for array in inputs]
     dtypes = [array.dtype for array in inputs]
     small = sum(array.size * np.dtype(dtype).itemsize for array, dtype in zip(inputs, dtypes)) <= _STAGED_BYTES
     state_id = ctypes.c_int64(member.state_id)
     on_gpu = executor._ctx.device_type == "gpu"
     pause = long_waits = 0
 
-    def stage(given: Mapping[str, Any]) -> None:
-        """Starts on the caller's arrays: their values are those that the executor's are about to have."""
-        for name, (position, array), dtype in zip(names, positions, dtypes):
-            source = given.get(name, array)
-            if type(source) not in _DENSE or source.dtype != dtype or source.context.device_type != "cpu":
-                source = array
-            check(wait(source.handle))
-            addresses[position] = address_of(source)
-        library.mxtrt_state_begin(state_id, addresses)
+    def fits(source: Any, dtype: Any) -> bool:
+        return type(source) in _DENSE and source.dtype == dtype and source.context.device_type == "cpu"
+
+    def sources(given: Mapping[str, Any]) -> list[Any]:
+        """Returns the caller's arrays, whose values are those that the executor's are about to have."""
+        wanted = zip(names, inputs, dtypes)
+        return [given[name] if fits(given.get(name), dtype) else array for name, array, dtype in wanted]
 
     def early(given: Mapping[str, Any]) -> None:
         nonlocal pause, long_waits
-        if given and small and not on_gpu:
-            stage(given)
-            return
         if pause:
             pause -= 1
             library.mxtrt_state_begin(state_id, None)
             return
         start = time.perf_counter()
-        for handle in handles:
-            check(wait(handle))
+        for position, array in zip(
+            member.input_positions, sources(given) if given and small and not on_gpu else inputs
+        ):
+            check(wait(array.handle))
+            addresses[position] = address_of(array)  # MXNet moves an array that changes its memory layout
         if on_gpu:
             long_waits = long_waits + 1 if time.perf_counter() - start > _LONG_WAIT else 0
             if long_waits >= _LONG_WAITS:
                 pause, long_waits = _PAUSE, _LONG_WAITS - 1
-        for position, array in positions:
-            addresses[position] = address_of(array)  # MXNet moves an array that changes its memory layout
         library.mxtrt_state_begin(state_id, addresses)
 
     return early

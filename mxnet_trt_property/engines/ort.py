@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import math
 import os
 import re
@@ -41,8 +40,6 @@ from mxnet_trt_property.engines.registry import (
 from mxnet_trt_property.errors import EngineError, message
 from mxnet_trt_property.logs import warn_once
 from mxnet_trt_property.profiling import Section
-
-_log = logging.getLogger("mxnet_trt_property.onnxruntime")
 
 # Executors have one stable set of arrays each; more sets than this means that the arrays move at every call.
 MAX_BINDINGS = 8

@@ -24,8 +24,6 @@ from mxnet_trt_property.precision.rules import asked_for, entries_with_loops, in
 from mxnet_trt_property.precision.runtime import tool
 from mxnet_trt_property.precision.tables import Ranges
 
-_log = logging.getLogger("mxnet_trt_property")
-
 
 def to_int8(model: bytes, keep: Collection[str], ranges: Ranges, label: str, without: Collection[str] = ()) -> bytes:
     """Returns the model with quantized inputs and weights.
