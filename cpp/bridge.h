@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 7
+#define MXTRT_ABI_VERSION 8
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -136,6 +136,8 @@ MXTRT_EXPORT uint64_t mxtrt_clock(void);
 // of each input of the node (of weights NULL); the caller has waited for what is written to them. NULL: the forward is
 // only counted. Returns whether a run was started.
 MXTRT_EXPORT int mxtrt_state_begin(int64_t state_id, void* const* inputs);
+// Drops the run that mxtrt_state_begin started, if no forward has taken it yet: the announced forward may not come.
+MXTRT_EXPORT int mxtrt_state_cancel(int64_t state_id);
 // Makes forks of this process safe, from the first call on; see fork.cc.
 MXTRT_EXPORT void mxtrt_watch_forks(const MxtrtForkApi* api);
 // Waits until no forward of the process is pending, for a fork that is about to happen; call without the GIL. Returns

@@ -353,6 +353,14 @@ extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
   return MXTRT_FAIL;
 }
 
+extern "C" int mxtrt_state_cancel(int64_t state_id) {
+  std::lock_guard<std::mutex> guard(StatesLock());
+  const auto found = States().find(state_id);
+  if (found == States().end()) return MXTRT_OK;
+  if (const mxtrt::Replay* early = found->second->early.exchange(nullptr)) early->Abandon();
+  return MXTRT_OK;
+}
+
 MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t** in_shapes, int* in_ndims,
                                    void** in_data, int* in_dtypes, size_t* in_versions, const char** in_dev_type,
                                    int* in_dev_id, int num_in, const int64_t** out_shapes, int* out_ndims,

@@ -13,7 +13,18 @@ import mxnet as mx
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, blocks, dynamic_shapes, freezing, infer, partition, ranges, session, settings
+from mxnet_trt_property import (
+    backend,
+    blocks,
+    dynamic_shapes,
+    freezing,
+    infer,
+    packing,
+    partition,
+    ranges,
+    session,
+    settings,
+)
 from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach
@@ -81,10 +92,49 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
         left = {k: v for k, v in free.items() if k not in made.frozen}
         try:
             with session.collect() as sessions, _backend_beside(made):
-                executor = stock_bind(made.symbol, left, type_dict=dtypes)
+                arrays = _packed(made, left, dtypes, plain)
+                if arrays is None:
+                    executor = stock_bind(made.symbol, left, type_dict=dtypes)
+                else:
+                    executor = stock.bind(made.symbol, plain["ctx"], arrays[0], None, plain["grad_req"], arrays[1])
+                    executor.grad_arrays = [None] * len(executor.arg_arrays)
         except (MXNetError, RuntimeError) as error:
             return _bind_without(error, lambda: stock_bind(symbol, {}))
         return attach(executor, made.symbol if made.frozen else symbol, made, _twin_maker(symbol, made), sessions)
+
+
+def _packed(
+    made: backend.Partitioned,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+) -> Optional[tuple[dict[str, Any], dict[str, Any]]]:
+    """Returns the arrays that simple_bind is to make, with the weights side by side; None where it does so itself.
+
+    Args:
+        made: The partitioned symbol.
+        shapes: The shapes of arguments, as far as known.
+        dtypes: The dtype of each argument.
+        arguments: simple_bind's arguments by name.
+    """
+    shared = any(arguments.get(name) for name in ("shared_exec", "shared_buffer", "shared_arg_names"))
+    if shared or made.decisions.refused or made.frozen or not packing.is_possible(arguments["ctx"]):
+        return None
+    symbol, given = made.symbol, made.data or frozenset()
+    names = packing.weight_names(made.decisions.graph) - given
+    auxiliary = symbol.list_auxiliary_states()
+    _, _, aux_shapes = symbol.infer_shape(**shapes)
+    _, _, aux_dtypes = symbol.infer_type(**dtypes)
+    if aux_shapes is None or aux_dtypes is None:
+        return None
+    all_shapes = {**shapes, **dict(zip(auxiliary, aux_shapes))}
+    all_dtypes = {**dtypes, **dict(zip(auxiliary, aux_dtypes))}
+    together = {name: all_shapes[name] for name in all_shapes if name in names}
+    arrays = packing.zeros(together, all_dtypes, arguments["ctx"])
+    for name in (*symbol.list_arguments(), *auxiliary):
+        if name not in arrays:
+            arrays[name] = mx.nd.zeros(all_shapes[name], arguments["ctx"], all_dtypes[name])
+    return arrays, {name: arrays.pop(name) for name in auxiliary}
 
 
 def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
@@ -15,20 +13,9 @@ import numpy as np
 from mxnet.base import MXNetError
 from mxnet.executor import Executor
 
-from mxnet_trt_property import backend, native, session, settings
+from mxnet_trt_property import backend, session, settings
+from mxnet_trt_property.early_start import EarlyStart, address_of, early_start
 from mxnet_trt_property.logs import warn_once
-
-_DENSE = (mx.nd.NDArray, mx.np.ndarray)
-
-# Waits of more seconds than this, so many one after the other, are those of a program that feeds GPU arrays without
-# waiting; and how many of its forwards then do not ask. A single one may be a thread that was not woken in time.
-_LONG_WAIT = 50e-6
-_LONG_WAITS = 3
-_PAUSE = 64
-
-# Inputs of fewer bytes are staged from the caller's array by this thread, while MXNet's threads copy it to the
-# executor's; larger ones MXNet copies faster, with several threads.
-_STAGED_BYTES = 1 << 20
 
 
 @dataclass
@@ -42,9 +29,8 @@ class Attachment:
         use_twin: Whether every forward goes to the twin: TensorRT nodes failed, or a monitor wants to see all nodes.
         checked: Whether the first forward is behind, and so is a fallback.
         sessions: The sessions of the executor's TensorRT nodes.
-        early: Starts the captured run of a graph that is one TensorRT node before MXNet's thread gets to it, after
-            waiting for what is written to its inputs; gets the arrays that are being copied to them. None where that
-            cannot be.
+        early: Starts the captured run of a graph that is one TensorRT node before MXNet's thread gets to it. None where
+            that cannot be.
     """
 
     made: backend.Partitioned
@@ -53,7 +39,7 @@ class Attachment:
     use_twin: bool = False
     checked: bool = False
     sessions: list[session.Session] = field(default_factory=list)
-    early: Optional[Callable[[Mapping[str, Any]], None]] = None
+    early: Optional[EarlyStart] = None
 
 
 class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
@@ -76,9 +62,27 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             )
         if is_train or state.use_twin:
             return self._forward_twin(is_train, kwargs)
-        self._assign(kwargs)
-        if state.early is not None:
-            state.early(kwargs)
+        self._check(kwargs)
+        early = state.early
+        if early is None:
+            self._assign(kwargs)
+            return self._run(is_train)
+        try:
+            if early.can_read(kwargs):
+                early.start(kwargs)  # before anything else: MXNet takes 30 us to get its own copy under way
+                self._assign(kwargs)
+            else:
+                self._assign(kwargs)
+                early.start({})
+            return self._run(is_train)
+        except BaseException:
+            # Ctrl-C may come in between. A run that was started must not be taken for that of a later forward.
+            early.cancel()
+            raise
+
+    def _run(self, is_train: bool) -> Any:
+        """Runs the graph on its arrays; the first time MXNet takes over where TensorRT fails."""
+        state = self.tensorrt
         if state.checked:
             return super().forward(is_train=False)
         try:
@@ -112,8 +116,8 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             state.early = None  # nothing to start: an engine on the CPU, or one that cannot be captured
         return outputs
 
-    def _assign(self, arrays: Mapping[str, Any]) -> None:
-        """Writes arrays into arguments as Executor.forward does with its keyword arguments."""
+    def _check(self, arrays: Mapping[str, Any]) -> None:
+        """Raises what Executor.forward raises of keyword arguments that are not arrays for the graph's arguments."""
         arguments = self.arg_dict
         for name, array in arrays.items():
             if not isinstance(array, (mx.nd.NDArray, np.ndarray)):
@@ -124,6 +128,11 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
                 raise ValueError(
                     f"Shape not match! Argument {name}, need: {arguments[name].shape}, received: {array.shape}"
                 )
+
+    def _assign(self, arrays: Mapping[str, Any]) -> None:
+        """Writes arrays into arguments as Executor.forward does with its keyword arguments."""
+        arguments = self.arg_dict
+        for name, array in arrays.items():
             if isinstance(array, mx.nd.NDArray) and array.handle is not arguments[name].handle:
                 array.copyto(arguments[name])  # what the assignment below comes down to, without parsing an index
             else:
@@ -219,60 +228,5 @@ def attach(
     for member in sessions:
         member.keep_in_place(addresses)
     if len(sessions) == 1:
-        executor.tensorrt.early = _early_start(executor, sessions[0])
+        executor.tensorrt.early = early_start(executor, sessions[0])
     return executor
-
-
-def _early_start(executor: Any, member: session.Session) -> Optional[Callable[[Mapping[str, Any]], None]]:
-    """Returns the function behind Attachment.early.
-
-    MXNet's way to the operator costs two changes of thread and 0.3 us for each of its inputs; meanwhile the GPU works.
-    With arrays on a GPU a program may feed and run without ever waiting. It must not be made to wait for its input
-    here, so that waits are answered by a pause: the next forwards go MXNet's way.
-    """
-    names = member.graph.input_names
-    if not all(name in executor.arg_dict for name in names):
-        return None
-    inputs = [executor.arg_dict[name] for name in names]
-    addresses = (ctypes.c_void_p * max(1, len(member.roles)))()
-    library, wait, check = native.library(), mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
-    dtypes = [array.dtype for array in inputs]
-    small = sum(array.size * np.dtype(dtype).itemsize for array, dtype in zip(inputs, dtypes)) <= _STAGED_BYTES
-    state_id = ctypes.c_int64(member.state_id)
-    on_gpu = executor._ctx.device_type == "gpu"
-    pause = long_waits = 0
-
-    def fits(source: Any, dtype: Any) -> bool:
-        return type(source) in _DENSE and source.dtype == dtype and source.context.device_type == "cpu"
-
-    def sources(given: Mapping[str, Any]) -> list[Any]:
-        """Returns the caller's arrays, whose values are those that the executor's are about to have."""
-        wanted = zip(names, inputs, dtypes)
-        return [given[name] if fits(given.get(name), dtype) else array for name, array, dtype in wanted]
-
-    def early(given: Mapping[str, Any]) -> None:
-        nonlocal pause, long_waits
-        if pause:
-            pause -= 1
-            library.mxtrt_state_begin(state_id, None)
-            return
-        start = time.perf_counter()
-        for position, array in zip(
-            member.input_positions, sources(given) if given and small and not on_gpu else inputs
-        ):
-            check(wait(array.handle))
-            addresses[position] = address_of(array)  # MXNet moves an array that changes its memory layout
-        if on_gpu:
-            long_waits = long_waits + 1 if time.perf_counter() - start > _LONG_WAIT else 0
-            if long_waits >= _LONG_WAITS:
-                pause, long_waits = _PAUSE, _LONG_WAITS - 1
-        library.mxtrt_state_begin(state_id, addresses)
-
-    return early
-
-
-def address_of(array: Any) -> int:
-    """Returns the address of an array's memory."""
-    pointer = ctypes.c_void_p()
-    mx.base.check_call(mx.base._LIB.MXNDArrayGetData(array.handle, ctypes.byref(pointer)))
-    return pointer.value or 0

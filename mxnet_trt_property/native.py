@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -285,6 +285,7 @@ def _open(path: Path) -> ctypes.CDLL:
     addresses = ctypes.POINTER(ctypes.c_void_p)
     lib.mxtrt_replay_run.argtypes = [ctypes.c_void_p, addresses, addresses, ctypes.c_void_p]
     lib.mxtrt_state_begin.argtypes = [ctypes.c_int64, addresses]
+    lib.mxtrt_state_cancel.argtypes = [ctypes.c_int64]
     lib.mxtrt_state_release.argtypes = [ctypes.c_int64]
     lib.mxtrt_state_last_use.argtypes = [ctypes.c_int64]
     lib.mxtrt_state_last_use.restype = lib.mxtrt_clock.restype = ctypes.c_uint64

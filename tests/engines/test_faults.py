@@ -176,7 +176,7 @@ def test_an_error_that_does_not_come_again(
     monkeypatch.setenv("FAKE_CUDA_FAIL", "cuGraphLaunch:700")
     early = executor.tensorrt.early
     assert early is not None
-    early({})  # cannot be started
+    early.start({})  # cannot be started
     monkeypatch.delenv("FAKE_CUDA_FAIL")
     check(executor, stock)
     assert engine_of(executor) == "tensorrt"

@@ -12,6 +12,7 @@ from typing import Any
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet.base import MXNetError
 
 import mxnet_trt_property
 from mxnet_trt_property import cuda_graph, native
@@ -300,7 +301,7 @@ def test_a_run_is_started_before_mxnet_gets_to_it(started_early: None, cuda: Fak
     launches, calls = cuda.launches(), native.callback_count()
     early = ours.tensorrt.early
     assert early is not None
-    early({})
+    early.start({})
     assert cuda.launches() == launches + 1
     expected = stock.forward()[0].asnumpy()
     mx.executor.Executor.forward(ours)[0].wait_to_read()  # takes the run that was started
@@ -318,7 +319,7 @@ def test_a_small_input_is_staged_while_mxnet_copies_it(in_executors: None, cuda:
     for seed in range(3):
         data = mx.nd.array(random(shapes["data"], seed))
         launches = cuda.launches()
-        ours.tensorrt.early({"data": data})
+        ours.tensorrt.early.start({"data": data})
         ours.arg_dict["data"][:] = data
         found = mx.executor.Executor.forward(ours)[0].asnumpy()
         assert cuda.launches() == launches + 1
@@ -328,6 +329,53 @@ def test_a_small_input_is_staged_while_mxnet_copies_it(in_executors: None, cuda:
         assert relative_error(ours.forward(data=data)[0], stock.forward(data=data.astype("float32"))[0]) < 1e-5
         assert relative_error(ours.arg_dict["data"], data.astype("float32")) == 0
     assert native.callback_count() == calls
+
+
+def test_a_run_is_not_taken_by_a_later_forward(
+    in_executors: None, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C may come after the run was started and before MXNet was told of the forward."""
+    shapes = {"data": (2, 3, 8, 8)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    ours.forward()[0].wait_to_read()
+    launches = cuda.launches()
+
+    def interrupt(self: Any, is_train: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mx.executor.Executor, "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ours.forward(data=mx.nd.array(random(shapes["data"], 1)))
+    assert cuda.launches() == launches + 1
+    for seed in range(2, 5):
+        data = mx.nd.array(random(shapes["data"], seed))
+        assert relative_error(ours.forward(data=data)[0], stock.forward(data=data)[0]) < 1e-5
+
+
+def test_an_error_on_an_input_leaves_no_run_behind(in_executors: None, cuda: FakeCuda) -> None:
+    shapes = {"data": (2, 3, 8, 8)}
+    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
+    ours.forward()[0].wait_to_read()
+    with pytest.raises(MXNetError, match="scale"):
+        ours.arg_dict["data"][:] = mx.nd.random.normal(0, -1, shape=shapes["data"])  # fails when it runs
+        ours.forward(data=mx.nd.array(random(shapes["data"], 1)))[0].wait_to_read()
+    for seed in range(2, 5):
+        data = mx.nd.array(random(shapes["data"], seed))
+        assert relative_error(ours.forward(data=data)[0], stock.forward(data=data)[0]) < 1e-5
+
+
+def test_inputs_that_are_given_each_other(in_executors: None, cuda: FakeCuda) -> None:
+    """They are assigned one after the other, as stock MXNet does it."""
+    shapes = {"a": (2, 3), "b": (2, 3)}
+    symbol = mx.sym.var("a") * 2 + mx.sym.var("b")
+    stock, ours = bound(symbol, "NONE", shapes), bound(symbol, "TensorRT", shapes)
+    for seed, names in enumerate(("ab", "ba", "ab", "ba")):
+        found = []
+        for executor in (ours, stock):
+            given = {names[0]: mx.nd.array(random(shapes["a"], seed)), names[1]: executor.arg_dict[names[0]]}
+            found.append(executor.forward(**given)[0])
+        assert relative_error(*found) < 1e-5
 
 
 def test_a_started_run_is_thrown_away_when_a_weight_moved(started_early: None, cuda: FakeCuda) -> None:
