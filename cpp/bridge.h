@@ -95,10 +95,9 @@ typedef struct MxtrtReplaySpec {
   void* context;  // CUcontext
   void* graph;    // CUgraphExec
   void* stream;   // where host arrays run, waited for; NULL: GPU arrays, on the stream of the call, not waited for
-  // GPU arrays only. A run that can start early does so on `early_stream`, and `done` is recorded behind it; `idle` is
-  // recorded behind all that works on memory that runs share, by every run of them. NULL where no run starts early.
+  // GPU arrays only. A run that can start early does so on `early_stream`, and is waited for; `idle` is recorded behind
+  // all others, for they work on the same memory on streams of the caller's. NULL where no run starts early.
   void* early_stream;
-  void* done;
   void* idle;
   const MxtrtCopy* inputs;
   const MxtrtCopy* outputs;

@@ -109,8 +109,7 @@ int Replay::Start(void* const* inputs) const {
   }
   // The last run of this engine, and the copies of its results, may still be under way on MXNet's stream.
   if (status == 0) status = spec_.cuda.stream_wait_event(spec_.early_stream, spec_.idle, 0);
-  if (status == 0) status = spec_.cuda.graph_launch(spec_.graph, spec_.early_stream);
-  return status != 0 ? status : spec_.cuda.event_record(spec_.done, spec_.early_stream);
+  return status != 0 ? status : spec_.cuda.graph_launch(spec_.graph, spec_.early_stream);
 }
 
 int Replay::Finish(void* const* outputs, void* stream) const {
@@ -120,9 +119,11 @@ int Replay::Finish(void* const* outputs, void* stream) const {
     if (status == 0) status = spec_.cuda.stream_synchronize(spec_.stream);
     return status != 0 ? status : CopyOut(outputs, spec_.stream);
   }
-  if (status == 0) status = spec_.cuda.stream_wait_event(stream, spec_.done, 0);
-  if (status == 0) status = CopyOut(outputs, stream);
-  return status != 0 ? status : spec_.cuda.event_record(spec_.idle, stream);
+  // MXNet waits for its stream behind each operator, or behind a few: what may still be queued there is waited for
+  // first. The copies then go right behind the run, which saves a change of streams, and are waited for here.
+  if (status == 0) status = spec_.cuda.stream_synchronize(stream);
+  if (status == 0) status = CopyOut(outputs, spec_.early_stream);
+  return status != 0 ? status : spec_.cuda.stream_synchronize(spec_.early_stream);
 }
 
 void Replay::Abandon() const {

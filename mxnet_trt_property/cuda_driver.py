@@ -94,11 +94,13 @@ _LOST = (
     "CUDA works in no part of this process any more: restart the program; if it comes again, look for 'Xid' in the "
     "system's log and at nvidia-smi, or set MXNET_TENSORRT_ENGINE=onnxruntime"
 )
+# After one of these every call that follows fails too, and nothing brings the device back to this process.
+_LASTING = frozenset((214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720))
 _NEXT_STEPS = {
     OUT_OF_MEMORY: "free device memory, lower MXNET_TENSORRT_WORKSPACE_MB, or set MXNET_TENSORRT_ENGINE=onnxruntime",
     3: "a process forked after CUDA was used cannot use it: start workers with the 'spawn' method",
     46: "another process holds the GPU, or it is being reset: see nvidia-smi",
-    **dict.fromkeys((214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720), _LOST),
+    **dict.fromkeys(_LASTING, _LOST),
     803: "update the NVIDIA driver, or reboot: the driver's library and its kernel module are of different versions",
     100: "check that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it",
 }
@@ -298,6 +300,15 @@ class Driver:
     def on_device(self, index: int) -> OnDevice:
         """Returns a context manager that makes the primary context of device `index` current for this thread."""
         return OnDevice(self, index)
+
+    def lost(self, index: int) -> Optional[str]:
+        """Returns why device `index` is lost to this process for good, or None."""
+        try:
+            with self.on_device(index):
+                self.mem_get_info()
+        except CudaError as error:
+            return str(error) if error.code in _LASTING else None
+        return None
 
     def push(self, index: int) -> None:
         """Makes the primary context of device `index` current; `pop()` undoes it."""

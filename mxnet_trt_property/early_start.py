@@ -94,7 +94,8 @@ class EarlyStart:
             source = given.get(name, array)
             if source is not array:
                 check(wait(source.handle))
-            self._addresses[position] = address_of(source)  # MXNet moves an array that changes its memory layout
+            if source is not array or not self._on_gpu or not self._addresses[position]:
+                self._addresses[position] = address_of(source)  # MXNet moves host arrays that change their layout
         if self._on_gpu:
             self._long_waits = self._long_waits + 1 if time.perf_counter() - began > _LONG_WAIT else 0
             if self._long_waits >= _LONG_WAITS:

@@ -23,6 +23,10 @@ class EngineError(TensorRTPropertyError):
     """An engine refused, failed to build or failed to run a subgraph."""
 
 
+class DeviceMemoryError(EngineError):
+    """There is too little memory on a GPU for an engine; there may be enough another time."""
+
+
 class BuildInterruptedError(EngineError):
     """Ctrl-C stopped the build of an engine; the next forward builds it again."""
 

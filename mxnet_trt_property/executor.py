@@ -62,17 +62,19 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             )
         if is_train or state.use_twin:
             return self._forward_twin(is_train, kwargs)
-        self._check(kwargs)
+        if kwargs:
+            self._check(kwargs)
         early = state.early
         if early is None:
             self._assign(kwargs)
             return self._run(is_train)
         try:
-            if early.can_read(kwargs):
+            if kwargs and early.can_read(kwargs):
                 early.start(kwargs)  # before anything else: MXNet takes 30 us to get its own copy under way
                 self._assign(kwargs)
             else:
-                self._assign(kwargs)
+                if kwargs:
+                    self._assign(kwargs)
                 early.start({})
             return self._run(is_train)
         except BaseException:

@@ -89,7 +89,6 @@ class CReplaySpec(ctypes.Structure):
         ("graph", ctypes.c_void_p),
         ("stream", ctypes.c_void_p),
         ("early_stream", ctypes.c_void_p),
-        ("done", ctypes.c_void_p),
         ("idle", ctypes.c_void_p),
         ("inputs", ctypes.POINTER(CCopy)),
         ("outputs", ctypes.POINTER(CCopy)),

@@ -207,7 +207,8 @@ class Session:
                 self.interrupted = True
                 raise building.interruption(self.label) from None
             except Exception as error:  # noqa: BLE001 - whatever an engine raises, the next one may do it right
-                self._give_up_engine(error)
+                if not self._give_up_range(error):
+                    self._give_up_engine(error)
 
     @property
     def device(self) -> Device:
@@ -482,16 +483,29 @@ class Session:
     def _weight_digests(self) -> tuple[bytes, ...]:
         return tuple(self._digests[w] for w in self.graph.weight_positions)
 
+    def _give_up_range(self, error: Exception) -> bool:
+        """Goes on with a program of fixed shapes on the same engine where one for a range failed; returns whether."""
+        if self._fitted is None or self._shapes is None:
+            return False
+        reason = str(error) or type(error).__name__
+        dynamic_shapes.note_refusal((self._fitted.structure, self._engines[0].name, self._options), reason)
+        self._drop_engine()
+        return True
+
+    def _drop_engine(self) -> None:
+        """Forgets an engine that failed; its runner is not given back."""
+        self._detach_replays()
+        if self._entry is not None:
+            programs.discard(self._entry, self)
+        self._entry = self._shapes = self._runner = self._replayable = None
+
     def _give_up_engine(self, error: Exception) -> None:
         """Goes on to the next engine, or raises the error where there is none or the user wants to see it."""
         failed = self._engines[0]
         ask_again = getattr(failed, "ask_again", None)
         if ask_again is not None:
             ask_again(self._device)
-        self._detach_replays()
-        if self._entry is not None:
-            programs.discard(self._entry, self)
-        self._entry = self._runner = self._replayable = None  # a runner that failed is not given back
+        self._drop_engine()
         if self._config.on_error == "raise" or len(self._engines) == 1:
             raise EngineError(
                 message(

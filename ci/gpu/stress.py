@@ -92,7 +92,7 @@ def check(
     demo.export_gluon(name, prefix)
     symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, 0)
     shape = (batch, 3, 224, 224)
-    _, onnx = compiled_source.convert(symbol, arg_params, aux_params, {"data": shape}, {}, settings.read())
+    _, onnx, _ = compiled_source.convert(symbol, arg_params, aux_params, {"data": shape}, {}, settings.read())
     engine = registry.choose("auto", CPU).engines[0]
     program = engine.build(onnx, Options(), CPU, name)
     inputs = [np.random.default_rng(i).standard_normal(shape).astype("float32") for i in range(INPUTS)]

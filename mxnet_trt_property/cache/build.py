@@ -18,6 +18,7 @@ from mxnet_trt_property.cache import keys
 from mxnet_trt_property.cache.entry import Buffer, Entry
 from mxnet_trt_property.cache.folder import Folder, FolderError, default_path
 from mxnet_trt_property.engines.registry import Device, Engine, Options, Program
+from mxnet_trt_property.errors import DeviceMemoryError
 from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -164,6 +165,8 @@ def get(
             if packed is not None:
                 try:
                     return engine.unpack(packed, options, device, label, shelf)
+                except DeviceMemoryError:
+                    raise  # it is as it should be, and what is built now would need as much
                 except Exception as error:
                     refused.add(packed.inode)
                     what = f"{label}: {engine.name} refuses an engine of the cache; it is built again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from mxnet_trt_property.engines.registry import Device, Options, check_precision
 from mxnet_trt_property.engines.trt_build import library
 from mxnet_trt_property.engines.trt_packing import Timings
 from mxnet_trt_property.engines.trt_run import TensorRTProgram, kernels_overlap_wrongly
-from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
+from mxnet_trt_property.errors import BuildInterruptedError, DeviceMemoryError, EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")
 
@@ -25,6 +26,9 @@ _TURING = (7, 5)
 _REFIT_PRECISIONS = ("fp32", "fp16", "bf16")
 # "Enabling kREFIT may produce incorrect numerical output", says the documentation of 11.3.0; that of 11.4.0 does not.
 _WRONG_REFIT = "11.3."
+
+# Of device memory, for the library's own, and an engine of one node.
+_NEEDED_BYTES = 512 << 20
 
 # Seen on a GPU; see docs/gpu-verification.md.
 _UNFIT = {
@@ -78,6 +82,9 @@ class TensorRTEngine:
                 required=f"an index from 0 to {count - 1}",
                 next_step="set MXNET_TENSORRT_DEVICE, or check CUDA_VISIBLE_DEVICES",
             )
+        reason = self._driver.lost(device.gpu_index)
+        if reason is not None:
+            return reason
         with self._lock:
             if device.gpu_index not in self._verdicts:
                 reason, lasting = self._probe(device.gpu_index)
@@ -100,14 +107,25 @@ class TensorRTEngine:
                 self._library.try_out(plan)
         except CudaError as error:
             return str(error), False
+        except DeviceMemoryError as error:
+            return str(error), False
         except EngineError as error:
-            words = str(error)
+            free = self._free_bytes(gpu_index)
+            if free < _NEEDED_BYTES:  # the library does not always say so
+                found = f"{free >> 20} MiB of memory are free on it, and {error}"
+                step = "free memory on the GPU: nvidia-smi lists who holds it"
+                return message(f"{info.describe()} cannot be tried", found=found, next_step=step), False
             reason = message(
-                f"{self._library.full_name} refuses {info.describe()}", found=words, next_step=self._remedy(info)
+                f"{self._library.full_name} refuses {info.describe()}", found=str(error), next_step=self._remedy(info)
             )
-            return reason, "memory" not in words.lower()
+            return reason, True
         _log.debug("%s accepts %s", self._library.full_name, info.describe())
         return None, True
+
+    def _free_bytes(self, gpu_index: int) -> int:
+        with contextlib.suppress(CudaError), self._driver.on_device(gpu_index):
+            return self._driver.mem_get_info()[0]
+        return 0
 
     def _remedy(self, info: DeviceInfo) -> str:
         if self._is_rtx and info.compute_capability == _HOPPER:

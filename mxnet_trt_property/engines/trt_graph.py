@@ -107,7 +107,6 @@ class EarlyStart(NamedTuple):
     """What runs on GPU arrays need to start before MXNet's stream gets to them; see MxtrtReplaySpec in cpp/bridge.h."""
 
     stream: int
-    done: int
     idle: int
 
 
@@ -166,14 +165,13 @@ class CapturedRun:
                 address_of("cuEventRecord"),
                 address_of("cuStreamWaitEvent"),
             )
-            early = self._early or EarlyStart(0, 0, 0)
+            early = self._early or EarlyStart(0, 0)
             spec = native.CReplaySpec(
                 cuda,
                 self._driver.primary_context(self._gpu_index),
                 self._graph,
                 self._stream or None,
                 (early.stream if self._starts_early else 0) or None,
-                early.done or None,
                 early.idle or None,
                 ins,
                 outs,
@@ -303,7 +301,6 @@ class Captures:
         if self._early is not None:
             early, self._early = self._early, None
             self._driver.stream_destroy(early.stream)
-            self._driver.event_destroy(early.done)
             self._driver.event_destroy(early.idle)
         if self._stream:
             stream, self._stream = self._stream, 0
@@ -339,7 +336,7 @@ class Captures:
             # Every run of the runner has to tell when its memory is free again: those from before cannot.
             self._forget(self.runs)
             driver = self._driver
-            self._early = EarlyStart(driver.stream_create(), driver.event_create(), driver.event_create())
+            self._early = EarlyStart(driver.stream_create(), driver.event_create())
         if len(self.runs) >= _MOST_IN_PLACE:
             runner.use_own_memory()
             in_place = {}

@@ -240,10 +240,17 @@ class _LoadedEngine:
 
     def close(self) -> None:
         """Drops the engine; execution contexts that exist keep it alive."""
+        if self.driver.lost(self.gpu_index) is not None:
+            _leave_behind(self.kernels, self.engine, self.runtime)
         with contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
             self.kernels = None
             self.engine = None
             self.runtime = None
+
+
+def _leave_behind(*objects: object) -> None:
+    """Keeps objects of the library from ever being freed: on a GPU that is lost that corrupts the heap."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(objects))
 
 
 def _close_all(engines: dict[int, _LoadedEngine]) -> None:
@@ -292,6 +299,10 @@ class _Resources:
 
     def close(self) -> None:
         if trt_graph.CAPTURE_LOCK.defer(self.close):
+            return
+        if self.driver.lost(self.gpu_index) is not None:
+            _leave_behind(self.context, self.kernels, self.captures)
+            self.context = self.kernels = None
             return
         # A driver that is gone, as at the very end of a process, has freed everything itself.
         with self.lock, contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
@@ -358,6 +369,9 @@ class TensorRTRunner:
         config = None if kernels is None else kernels.config()
         resources.context = engine.library.context(engine.engine, what, config, shapes)
         del config  # before the engine, which it refers to
+        if self._is_flexible:
+            with trt_graph.CAPTURE_LOCK:
+                self._driver.synchronize_device()  # a change of the profile may be queued
         if kernels is not None:
             kernels.keep()
         for slot in bound if self._is_flexible else ():

@@ -89,6 +89,8 @@ def cuda(fake_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCu
     fake_tensorrt.State.device = fake.library.fake_current_device
     before = fake.live()
     yield fake
+    before += fake_tensorrt.State.left_behind
+    fake_tensorrt.State.left_behind = 0
     fake_tensorrt.State.record = fake_tensorrt.State.device = None
     # MXNet deletes the states of operators on a thread of its own.
     end = time.monotonic() + 10

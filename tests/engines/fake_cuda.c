@@ -135,6 +135,7 @@ int cuCtxPopCurrent_v2(void** context) {
 int cuCtxSynchronize(void) { return current() < 0 ? 201 : fault("cuCtxSynchronize"); }
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   if (current() < 0) return 201;
+  if (fault("cuMemGetInfo_v2")) return fault("cuMemGetInfo_v2");
   *total = 1 << 30;
   *free_bytes = *total - used_on(current());
   return 0;

@@ -73,6 +73,8 @@ class State:
     refits = 0
     misplaced = 0  # contexts and engines that were freed while another device than theirs, or none, was current
     refuses_profiles = False
+    profiles_taken: list[int] = []
+    left_behind = 0  # of the fake driver's allocations and streams, on a GPU that is lost
     executions = 0
     live_contexts = 0
     plans = 0  # that were built, the probes among them
@@ -193,18 +195,18 @@ class _Profile:
 
 class _Config:
     progress_monitor: Any = None
-    profile: Any = None
     timings: Optional[_Bytes] = None
 
     def __init__(self) -> None:
         self.flags: set[Any] = set()
+        self.profiles: list[_Profile] = []
 
     def set_flag(self, flag: Any) -> None:
         self.flags.add(flag)
 
     def add_optimization_profile(self, profile: _Profile) -> int:
-        self.profile = profile
-        return 0
+        self.profiles.append(profile)
+        return len(self.profiles) - 1
 
     def set_memory_pool_limit(self, kind: Any, value: int) -> None:
         State.workspace = value
@@ -249,11 +251,11 @@ class Builder:
             self._logger.log(Severity.ERROR, "the fake builder was told to fail")
             return None
         varying = [v.name for v in network.model.graph.input if -1 in _Tensor(v).shape]
-        shapes = config.profile.shapes if config.profile is not None else {}
-        if (State.refuses_profiles and varying) or set(varying) != set(shapes):
+        shapes = [profile.shapes for profile in config.profiles] or [{}]
+        if (State.refuses_profiles and varying) or any(set(varying) != set(s) for s in shapes):
             self._logger.log(Severity.ERROR, "an input of unknown size has no optimization profile")
             return None
-        onnx.helper.set_model_props(network.model, {"profile": json.dumps(shapes)})
+        onnx.helper.set_model_props(network.model, {"profiles": json.dumps(shapes)})
         network.model.doc_string = "refittable" if refittable else ""
         return bytes(network.model.SerializeToString())
 
@@ -283,6 +285,7 @@ class _Context:
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self.profiler: Any = None
+        self.profile = 0
         self._shapes = {name: tensor.shape for name, tensor in engine.tensors.items()}
         self._captured: list[Any] = []  # functions that the fake driver calls when it launches a graph
         State.live_contexts += 1
@@ -291,9 +294,14 @@ class _Context:
         State.live_contexts -= 1
         _note_device(self._engine.device)
 
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self.profile = index
+        State.profiles_taken.append(index)
+        return True
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         own = self._engine.tensors[name].shape
-        low, _, high = self._engine.profile.get(name, [own] * 3)
+        low, _, high = self._engine.get_tensor_profile_shape(name, self.profile)
         if len(own) != len(shape) or not all(a <= n <= b for a, n, b in zip(low, shape, high)):
             self._engine.logger.log(Severity.ERROR, f"{name} {shape} is outside of the profile")
             return False
@@ -350,7 +358,8 @@ class _Engine:
         self.refittable = self.model.doc_string == "refittable"
         self._plan = plan
         self.session = onnxruntime.InferenceSession(plan, providers=["CPUExecutionProvider"])
-        self.profile = {k: v for p in self.model.metadata_props for k, v in json.loads(p.value).items()}
+        self.profiles = [json.loads(p.value) for p in self.model.metadata_props][0]
+        self.num_optimization_profiles = len(self.profiles)
         graph = self.model.graph
         read = {name for node in graph.node for name in node.input}
         values = [v for v in graph.input if v.name in read] + list(graph.output)
@@ -367,6 +376,10 @@ class _Engine:
 
     def get_tensor_dtype(self, name: str) -> Any:
         return self.tensors[name].dtype
+
+    def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
+        own = self.tensors[name].shape
+        return [tuple(shape) for shape in self.profiles[index].get(name, [own] * 3)]
 
     def get_tensor_location(self, name: str) -> Any:
         return TensorLocation.DEVICE
@@ -466,6 +479,7 @@ def install(name: str = "fake_tensorrt_bindings_module") -> str:
     State.hidden_weights = ()
     State.executions = State.builds = State.refits = State.misplaced = 0
     State.refuses_kernels = State.refuses_profiles = False
+    State.profiles_taken.clear()
     State.plans = State.timed = State.compiled = 0
     State.flags = State.workspace = None
     return name

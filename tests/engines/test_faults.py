@@ -183,6 +183,28 @@ def test_an_error_that_does_not_come_again(
     assert not warnings(caplog)
 
 
+def test_nothing_of_a_lost_gpu_is_freed(
+    stock: Any, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The libraries corrupt the heap there, and the program with it."""
+    before = cuda.live()
+    executor = bound(conv_bn(), "TensorRT", SHAPES)
+    check(executor, stock)
+    held = State.live_contexts
+    monkeypatch.setenv("FAKE_CUDA_FAIL", "cuGraphLaunch:700,cuMemGetInfo_v2:700")
+    check(executor, stock)
+    assert engine_of(executor) == "onnxruntime"
+    after = bound(conv_bn(), "TensorRT", SHAPES)
+    check(after, stock)
+    assert engine_of(after) == "onnxruntime"
+    assert len(warnings(caplog)) == 1
+    del executor, after
+    gc.collect()
+    assert State.live_contexts == held > 0
+    State.left_behind = cuda.live() - before
+    State.live_contexts -= held  # of which this process is free now
+
+
 def test_a_replay_outside_of_mxnet(engine: trt.TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = engine.build(models.relu(), Options(), CPU, "tensorrt0").runner(CPU)
     x, y = np.ones((2, 3), np.float32), np.empty((2, 3), np.float32)

@@ -67,6 +67,14 @@ def test_one_program_runs_all_sizes(any_engine: Any) -> None:
         program.runner_for(CPU, Shapes(((2, 4),), ((2, 3),)))
 
 
+def test_the_shapes_to_tune_for_have_kernels_of_their_own(engine: trt.TensorRTEngine) -> None:
+    program = engine.build(doubled(), OPTIONS, CPU, "tensorrt0")
+    for count, taken in ((4, []), (3, [1]), (8, [1]), (4, [])):
+        State.profiles_taken.clear()
+        run(program.runner_for(CPU, shapes(count)), count)
+        assert State.profiles_taken == taken
+
+
 def test_a_model_of_unknown_sizes_without_a_profile_is_refused(any_engine: Any) -> None:
     with pytest.raises(EngineError, match="tensorrt0"):
         any_engine.build(doubled(), Options(), CPU, "tensorrt0")
@@ -186,6 +194,32 @@ def test_an_engine_that_refuses_the_profile_builds_one_for_each_size(
     assert executors.ours[3].tensorrt.sessions[0].report.engine == "tensorrt"
 
 
+def test_an_engine_for_a_range_that_cannot_be_run_is_replaced_by_one_for_each_size(
+    executors: Executors, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mxnet_trt_property import dynamic_shapes
+    from mxnet_trt_property.engines import trt_run
+
+    stock = trt_run.TensorRTRunner.run
+
+    def run(self: Any, *arguments: Any) -> None:
+        if self._is_flexible:
+            raise EngineError("a run that cannot be captured")
+        stock(self, *arguments)
+
+    monkeypatch.setattr(trt_run.TensorRTRunner, "run", run)
+    monkeypatch.setattr(dynamic_shapes, "_refusals", {})
+    monkeypatch.setenv("MXNET_TENSORRT_MAX_BATCH_SIZE", "8")
+    for count in (2, 3, 2):
+        if count not in executors.ours:
+            executors.bind(count)
+        executors.assert_same(count)
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(told) == 1
+    assert "one engine per shape" in told[0] and "a run that cannot be captured" in told[0]
+    assert executors.ours[3].tensorrt.sessions[0].report.engine == "tensorrt"
+
+
 def test_an_engine_goes_though_its_runs_are_captured(
     executors: Executors, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +246,7 @@ def test_an_engine_stays_while_its_run_is_under_way(
     ours = executors.bind(1)
     executors.assert_same(1)
     executors.assert_same(1)
-    ours.tensorrt.early({})
+    ours.tensorrt.early.start({})
     executors.bind(2)
     executors.assert_same(2)
     assert executors.holds(1)

@@ -199,6 +199,21 @@ def test_network_flags_and_workspace(engine: trt.TensorRTEngine) -> None:
     assert State.workspace == 1 << 20
 
 
+@pytest.mark.parametrize("words", ["CUDA error 2 when loading function '__myl_Relu_0x1'", "CUDA runtime error"])
+def test_a_gpu_without_free_memory_is_asked_again(
+    cuda: FakeCuda, fake_module: str, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    engine = trt.TensorRTEngine("tensorrt", fake_module, cuda.driver)
+    with monkeypatch.context() as patch:
+        patch.setattr(trt_build.Library, "words", lambda self, mark: words)
+        patch.setattr(State, "no_context", True)
+        patch.setattr(type(cuda.driver), "mem_get_info", lambda self: (100 << 20, 80 << 30))
+        reason = engine.unusable(CPU)
+    assert reason is not None
+    assert words in reason and "free memory on the GPU" in reason
+    assert engine.unusable(CPU) is None
+
+
 def test_precision_is_refused(engine: trt.TensorRTEngine) -> None:
     with pytest.raises(EngineError, match="tensorrt0: this precision is not implemented.*fp8.*fp32"):
         engine.build(models.relu(), Options(precision="fp8"), CPU, "tensorrt0")
