@@ -24,7 +24,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -45,7 +45,9 @@ MIN_ROUNDS = 5
 TOLERANCE = {"fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
 _MXNET_TOLERANCE = 1e-4  # operators that MKLDNN fuses against separate ones
 
-# Seconds. OpenMP's threads, those of stock MXNet, spin for 0.2 after their work, on cores that the next variant needs.
+# Seconds. OpenMP's threads, those of stock MXNet, spin for 0.2 after their work, on cores that the next variant needs;
+# so do those of ONNX Runtime for a while. Where neither is there, no pause: threads that slept wake up slowly, which a
+# program that is in use does not see.
 _QUIET = 0.25
 
 
@@ -194,7 +196,8 @@ def measure(case: Case, row: Row, wanted: tuple[str, ...], arguments: argparse.N
             _progress(f"{row.model}, batch {row.batch}: no {name}: {reason}")
         if not compare(row, made, inputs[0], expected[0]):
             return
-        rounds = interleave(made.variants, arguments.rounds, arguments.seconds)
+        on_cpu = {name for name in NAMES if "onnxruntime" in made.engines.get(name, "")}
+        rounds = interleave(made.variants, arguments.rounds, arguments.seconds, {"mxnet", *on_cpu})
         if not compare(row, made, inputs[1], expected[1]):
             return
     summarize(row, rounds)
@@ -215,19 +218,26 @@ def summarize(row: Row, rounds: dict[str, list[float]]) -> None:
     row.ratios = {name: times[over] / times[under] for name, over, under in pairs if over in times and under in times}
 
 
-def interleave(variants: Sequence[Variant], rounds: int, seconds: float) -> dict[str, list[float]]:
+def interleave(
+    variants: Sequence[Variant], rounds: int, seconds: float, spinning: Collection[str] = ()
+) -> dict[str, list[float]]:
     """Returns each round's median in milliseconds, by variant.
 
     Every round times every variant for about `seconds`, beginning with another one each time, so that a machine that
-    gets slower or faster meanwhile does so for all. Between them the threads of the one before come to rest.
+    gets slower or faster meanwhile does so for all. Each runs for half as long untimed, which brings caches and threads
+    back. Behind those named in `spinning` there is a pause, for their threads to come to rest.
     """
     found: dict[str, list[float]] = {variant.name: [] for variant in variants}
     repetitions = {variant.name: max(3, math.ceil(seconds / max(_once(variant), 1e-6))) for variant in variants}
+    spun = True
     for number in range(rounds):
         first = number % max(1, len(variants))
         for variant in (*variants[first:], *variants[:first]):
-            time.sleep(_QUIET)
-            variant.call()  # brings caches and threads back
+            if spun:
+                time.sleep(_QUIET)
+            spun = variant.name in spinning
+            for _ in range(math.ceil(repetitions[variant.name] / 2)):
+                variant.call()
             times = [_time(variant) for _ in range(repetitions[variant.name])]
             found[variant.name].append(float(np.median(times)) * 1e3)
     return found
