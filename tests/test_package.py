@@ -19,11 +19,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PTH = "mxnet_trt_property.pth"
 LIBRARY = "mxnet_trt_property/libmxnet_trt.so"
-# `activation` imports the first three when mxnet is there to be patched; the others are programs as users have them.
+# `activation` imports the first ones when mxnet is there to be patched; the last two are programs as users have them.
 FOR_MXNET_ONLY = (
     "mxnet_trt_property.binding",
     "mxnet_trt_property.blocks",
+    "mxnet_trt_property.early_start",
     "mxnet_trt_property.executor",
+    "mxnet_trt_property.packing",
     "mxnet_trt_property.cli.doctor_script",
     "mxnet_trt_property.cli.plain_script",
 )
