@@ -26,6 +26,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in _COMMANDS:
         _add(commands, name)
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return 2
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)

@@ -45,7 +45,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_mxnet_saves_is_read(prefix: str, tmp_path: Path) -> None:
-    _, arguments, auxiliary = checkpoint.load(prefix, 0)
+    _, arguments, auxiliary = checkpoint.load(prefix, 0, SHAPES)
     assert (set(arguments), auxiliary) == ({"fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"}, {})
     file = tmp_path / "all.params"
     dense = {
@@ -109,7 +109,7 @@ def test_hostile_parameters(prefix: str) -> None:
     for what, data in hostile(prefix).items():
         Path(f"{prefix}-0000.params").write_bytes(data)
         with pytest.raises(CheckpointError, match=r"cannot be loaded \| found: .* next step: save it again"):
-            checkpoint.load(prefix, 0)
+            checkpoint.load(prefix, 0, {})
         assert what
 
 
