@@ -71,7 +71,7 @@ def test_a_checkpoint_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> Non
 def test_a_program_that_fails_is_shown(prefix: str) -> None:
     done = demo(prefix, "--shape", "data=2,3,8,8", MXNET_TENSORRT_ENGINE="best")
     assert done.returncode == 1
-    assert "SettingError: MXNET_TENSORRT_ENGINE has a value that is not valid | found: best" in done.stderr
+    assert "SettingError: MXNET_TENSORRT_ENGINE has a value that is not valid | found: 'best'" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("mxnet-trt: The plain program failed with TensorRT on | found: exit")
 
 
