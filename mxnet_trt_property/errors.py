@@ -84,9 +84,12 @@ def next_step_of(text: str) -> str:
 def mxnet_words(error: BaseException) -> str:
     """Returns the words of an error that MXNet raised, without the list of arguments and places that it adds to them.
 
-    Where a callback of this package failed on purpose, these are its `message`; its traceback is left out.
+    Where a callback of this package failed on purpose, these are its `message`; its traceback is left out. An error of
+    this package itself keeps all of its words.
     """
     text = str(error).strip()
+    if isinstance(error, TensorRTPropertyError):
+        return text
     extension = _EXTENSION.search(text)
     if extension is not None:
         words, _, trace = extension.group(1).strip().partition(_TRACEBACK)

@@ -10,7 +10,7 @@ import mxnet as mx
 import pytest
 
 from mxnet_trt_property.engines import registry
-from mxnet_trt_property.errors import brief, message, mxnet_words, next_step_of
+from mxnet_trt_property.errors import EngineError, brief, message, mxnet_words, next_step_of
 from tests.harness import backend
 from tests.symbols import mlp
 
@@ -43,6 +43,11 @@ def test_mxnets_own_errors(make: Callable[[], Any], words: str) -> None:
     found = mxnet_words(raised.value)
     assert found.startswith(words), found
     assert len(found.splitlines()) == 1
+
+
+def test_our_own_errors_are_left_alone() -> None:
+    text = "X failed | found: first\nMXNetError: second | next step: none"
+    assert mxnet_words(EngineError(text)) == text
 
 
 @pytest.fixture

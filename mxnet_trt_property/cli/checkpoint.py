@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from mxnet_trt_property.errors import ConversionError, TensorRTPropertyError, message, mxnet_words
 from mxnet_trt_property.graph import Graph
 from mxnet_trt_property.graph import load as load_json
+from mxnet_trt_property.infer import known_shape
 
 _SYMBOL = "-symbol.json"
 _LIST_MAGIC = 0x112
@@ -68,12 +69,17 @@ def load(
     check_names(symbol, shapes, arguments)
     known = {name: tuple(arguments[name].shape) for name in symbol.list_arguments() if name in arguments}
     try:
-        symbol.infer_shape_partial(**{**known, **shapes})
+        found, _, _ = symbol.infer_shape_partial(**{**known, **shapes})
     except mx.MXNetError as error:
         what = f"{prefix} cannot be bound: the shapes do not fit the network and its parameters"
         given = ", ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
         step = "--shape NAME=N,C,H,W with what the network was made for"
         raise CheckpointError(message(what, found=f"{given}: {mxnet_words(error)}", next_step=step)) from error
+    pairs = zip(symbol.list_arguments(), found or ())
+    missing = [name for name, shape in pairs if name not in arguments and known_shape(shape) is None]
+    if missing:
+        what = f"{prefix} cannot be bound: an input has neither a shape nor a value"
+        raise CheckpointError(message(what, found=", ".join(missing[:3]), next_step=f"--shape {missing[0]}=N,..."))
     return symbol, arguments, auxiliary
 
 

@@ -137,9 +137,8 @@ def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
         sizes = explain_ranges.explain(symbol, shapes, dtypes, found)
         return Verdict(file, found, infer.infer_tensors(symbol, shapes, dtypes), sizes)
     except (OSError, ConversionError, mx.MXNetError) as error:
-        words = str(error) if isinstance(error, ConversionError) else mxnet_words(error)
         step = "--shape NAME=N,C,H,W with what the network was made for" if shapes else ""
-        raise ExplainError(message(f"{file} cannot be explained", found=words, next_step=step)) from error
+        raise ExplainError(message(f"{file} cannot be explained", found=mxnet_words(error), next_step=step)) from error
 
 
 def text(record: Explanation, all_nodes: bool = False) -> str:
