@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", action="append", metavar="NAME=N,C,H,W", default=[], help="an input and its shape")
     parser.add_argument("--data", type=Path, required=True, help="the samples: .npy, .npz, a folder of .npy, or .rec")
     parser.add_argument("--batches", type=int, default=0, help="how many batches at most; 0 for all (default)")
-    parser.add_argument("--method", choices=tables.METHODS, default="entropy", help="(default: entropy)")
+    help_text = "entropy: the range that loses least of a value's distribution (default); minmax: all that was met"
+    parser.add_argument("--method", choices=tables.METHODS, default="entropy", help=help_text)
     parser.add_argument("--mean", type=_numbers, default=(), metavar="R,G,B", help="of .rec images, subtracted")
     parser.add_argument("--std", type=_numbers, default=(), metavar="R,G,B", help="of .rec images, divided by")
     parser.add_argument("--scale", type=float, default=1.0, help="of .rec images, multiplied last")

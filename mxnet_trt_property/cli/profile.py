@@ -11,7 +11,7 @@ The checkpoint is bound as a program with MXNET_SUBGRAPH_BACKEND=TensorRT binds 
 
 Each time is a median over the runs. Layers are measured one by one, so their sum exceeds what they take together.
 Inputs are random numbers. --trace writes the timeline of one forward in the trace event format, for
-https://ui.perfetto.dev or chrome://tracing; there, too, layers stand one behind the other.
+https://ui.perfetto.dev; there, too, layers stand one behind the other.
 """
 
 from __future__ import annotations
