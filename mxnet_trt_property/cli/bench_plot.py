@@ -99,6 +99,7 @@ def _panel(axes: Any, rows: Sequence[Any], names: Sequence[str]) -> None:
         )
     axes.set_yscale("log")
     axes.margins(y=0.15)
-    axes.set_xlim(-0.5, max(len(rows), _FEWEST_GROUPS) - 0.5)  # bars of one width in all panels of the usual size
+    beside = 0.5 + max(0, _FEWEST_GROUPS - len(rows)) / 2  # so that bars have one width in all panels of the usual size
+    axes.set_xlim(-beside, len(rows) - 1 + beside)
     axes.tick_params(labelsize=9)
     axes.set_xticks(range(len(rows)), [f"batch {row.batch}" for row in rows])
