@@ -24,7 +24,7 @@ LINKS = ROOT / "build" / "linkcheck"
 # The navigation: names of docs/ without their ending. A page that is not there is left out.
 NAVIGATION = {
     "Start": "quick-start faq migration compatibility",
-    "Use": "partitioning precision dynamic-shapes caching profile deployment examples troubleshooting limits",
+    "Use": "partitioning precision dynamic-shapes caching deployment examples troubleshooting limits",
     "Reference": "operators variables api gpu-verification",
     "Develop": "architecture add-operator engines contributing changelog",
 }

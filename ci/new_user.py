@@ -4,9 +4,9 @@ usage: python ci/new_user.py [--dist DIR] [PYTHON ...]
 
 For each interpreter PYTHON (the one that runs this, by default) the lines that the README gives for its version are
 run as they stand there, in a new virtual environment, with the wheel of DIR (dist/) found by --find-links. Then
-doctor, the README's program with and without the variable, demo, explain, plot, bench and profile, on ResNet-18. A
-command that needs something that is not there must say what to install. Prints a line for each step, and its words
-where it went wrong. Exit status 1 if any step did.
+doctor, the README's programs with and without the variable, demo, explain, plot, bench and profile, on ResNet-18. At
+last the engine is uninstalled, and each command that needs one must say what to install. Prints a line for each step,
+and its words where it went wrong. Exit status 1 if any step did.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -24,16 +23,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NETWORK = "resnet18_v2"
-
-EXPORT = f"""
-import mxnet as mx
-from mxnet.gluon.model_zoo import vision
-net = vision.{NETWORK}()
-net.initialize(mx.init.Xavier())
-net.hybridize()
-net(mx.nd.zeros((1, 3, 224, 224)))
-net.export("{NETWORK}")
-"""
 
 
 class StepError(Exception):
@@ -59,7 +48,11 @@ def attempt(python: str, dist: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="new-user-") as name:
         folder = Path(name)
         (folder / "dist").symlink_to(dist)
-        subprocess.run([python, "-m", "venv", folder / "venv"], check=True)
+        try:
+            subprocess.run([python, "-m", "venv", folder / "venv"], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"{python}: not tried, it makes no virtual environment: {error}\n", flush=True)
+            return 1
         user = User(folder)
         version = user.run("python -c 'import sys; print(*sys.version_info[:2], sep=\".\")'").strip()
         print(f"Python {version}")
@@ -114,9 +107,10 @@ class User:
         if version != "3.13":  # there MXNet's wish for an older NumPy cannot be met, as the README says
             self.step("pip check")
         self.step("mxnet-trt doctor", "works: onnxruntime ran it", "engines that can run here: .*onnxruntime")
-        self.run(f"python -c {shlex.quote(EXPORT)}")
-        (self.folder / "program.py").write_text(program(readme), encoding="utf-8")
-        plain = self.step("python program.py")
+        for name in ("export.py", "program.py"):
+            (self.folder / name).write_text(program(readme, name), encoding="utf-8")
+        self.step("python export.py")
+        plain = self.step("python program.py", "class ")
         ours = self.step(
             "python program.py",
             MXNET_SUBGRAPH_BACKEND="TensorRT", MXNET_TENSORRT_ON_ERROR="raise", MXNET_TENSORRT_REPORT="report.json",
@@ -134,7 +128,20 @@ class User:
             f"mxnet-trt bench {NETWORK} --batch 1 --seconds 0.05 --json bench.json --plot bench.svg", "onnxruntime"
         )
         self.step(f"mxnet-trt profile {NETWORK} {shape} --runs 3 --trace trace.json", r"_stage\d_conv\d_fwd +\d")
+        self.without_engines(shape)
         self.step("pip uninstall --yes mxnet-trt-property")
+
+    def without_engines(self, shape: str) -> None:
+        """Takes away what the extras brought: each command that needs it says what to install."""
+        self.run("pip uninstall --yes onnxruntime matplotlib")
+        install = "pip install onnxruntime"
+        self.step("mxnet-trt doctor", f"to do: no engine can run: {install}", status=1)
+        self.step("python program.py", f"No engine can run.*{install}", MXNET_SUBGRAPH_BACKEND="TensorRT")
+        self.step("mxnet-trt demo --seconds 0.1", f"No engine can run.*{install}", "result +FAILED", status=1)
+        self.step(f"mxnet-trt explain {NETWORK} {shape}", "69 of 69")
+        self.step(f"mxnet-trt bench {NETWORK} --batch 1 --seconds 0.05", f"No engine can run.*{install}", status=1)
+        self.step(f"mxnet-trt bench {NETWORK} --plot bench.svg", r"pip install '.*\[plot\]'", status=1)
+        self.step(f"mxnet-trt profile {NETWORK} {shape}", f"No engine can run.*{install}", status=1)
 
 
 def install_lines(readme: str, version: str) -> list[str]:
@@ -147,12 +154,12 @@ def install_lines(readme: str, version: str) -> list[str]:
     raise StepError(f"the README does not say how to install on Python {version}")
 
 
-def program(readme: str) -> str:
-    """Returns the README's first program that binds a network."""
-    blocks = [block for block in re.findall(r"```python\n(.*?)```", readme, re.S) if "simple_bind" in block]
-    if not blocks:
-        raise StepError("the README has no program with simple_bind")
-    return str(blocks[0])
+def program(readme: str, name: str) -> str:
+    """Returns the README's program of a name."""
+    found = re.search(rf"```python\n(# {re.escape(name)}\n.*?)```", readme, re.S)
+    if not found:
+        raise StepError(f"the README has no {name}")
+    return found[1]
 
 
 if __name__ == "__main__":

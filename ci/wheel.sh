@@ -26,7 +26,7 @@ for file in "$root"/dist/*.whl "$root"/dist/*.tar.gz; do
     echo "== $(basename "$file")"
     rm -rf "$work/venv"
     "$bin/python" -m venv "$work/venv"
-    "$work/venv/bin/python" -m pip install --quiet "blake3>=1.0" "numpy>=1.23" "onnx>=1.14" "platformdirs>=3" "tqdm>=4.60"
+    "$work/venv/bin/python" -m pip install --quiet "blake3>=1.0" "numpy>=1.23" "onnx>=1.16" "platformdirs>=3" "tqdm>=4.60"
     case $file in
         # pip builds it, in isolation, with what PyPI has and the compiler of the machine; no clone is in sight.
         *.tar.gz)

@@ -29,7 +29,7 @@ from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach
 from mxnet_trt_property.generalize import NotGeneralError
-from mxnet_trt_property.logs import log, warn_once
+from mxnet_trt_property.logs import log, warn_of_fallback, warn_once
 from mxnet_trt_property.profiling import Section
 
 # Options of MXNet's own pass, which Gluon passes through optimize_for too.
@@ -177,11 +177,7 @@ def _bind_without(error: Exception, stock_bind: Callable[[], Any]) -> Any:
     if settings.value("ON_ERROR") == "raise":
         raise error
     executor = stock_bind()
-    warn_once(
-        "A network could not be bound with its TensorRT nodes; MXNet runs all of it",
-        found=str(error),
-        next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
-    )
+    warn_of_fallback("A network could not be bound with its TensorRT nodes; MXNet runs all of it", error)
     return executor
 
 

@@ -34,7 +34,13 @@ from mxnet_trt_property.compiled_seats import Held, Idle, Key, LeftBehind, Seat
 from mxnet_trt_property.compiled_sizes import Fit, Sizes
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device, Options, Profile, Program, Shapes
-from mxnet_trt_property.errors import BuildInterruptedError, EngineError, TensorRTPropertyError, message
+from mxnet_trt_property.errors import (
+    BuildInterruptedError,
+    EngineError,
+    TensorRTPropertyError,
+    message,
+    next_step_of,
+)
 from mxnet_trt_property.logs import tell_engine, warn_once
 from mxnet_trt_property.precision.plans import Plan
 
@@ -451,8 +457,10 @@ def _build(
         raise EngineError(
             message(
                 f"{LABEL} cannot be built" + (f" on engine {config.engine}" if named else ": no engine is usable"),
-                found="; ".join(f"{n}: {r}" for n, r in choice.reasons.items() if not named or n == config.engine),
-                next_step="pip install onnxruntime, or choose another engine",
+                found=choice.why_not(config.engine if named else None),
+                next_step=(next_step_of(choice.reasons[config.engine]) or "choose another engine")
+                if named
+                else "pip install onnxruntime, or see mxnet-trt doctor for the others",
             )
         )
     options = Options(

@@ -94,6 +94,7 @@ _LOST = (
     "CUDA works in no part of this process any more: restart the program; if it comes again, look for 'Xid' in the "
     "system's log and at nvidia-smi, or set MXNET_TENSORRT_ENGINE=onnxruntime"
 )
+_BROKEN = "run nvidia-smi: if that fails too, restart the machine; in a container, start it with the NVIDIA toolkit"
 # After one of these every call that follows fails too, and nothing brings the device back to this process.
 _LASTING = frozenset((214, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720))
 _NEXT_STEPS = {
@@ -102,6 +103,10 @@ _NEXT_STEPS = {
     46: "another process holds the GPU, or it is being reset: see nvidia-smi",
     **dict.fromkeys(_LASTING, _LOST),
     803: "update the NVIDIA driver, or reboot: the driver's library and its kernel module are of different versions",
+    34: "a stub of the CUDA toolkit was found: take its folder out of LD_LIBRARY_PATH, and install the driver",
+    802: "start NVIDIA's fabric manager, which machines with NVSwitch need before any CUDA program",
+    804: "update the NVIDIA driver, or take the libraries of the package cuda-compat out of LD_LIBRARY_PATH",
+    **dict.fromkeys((304, 999), _BROKEN),
     100: "check that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it",
 }
 

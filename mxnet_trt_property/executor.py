@@ -15,7 +15,7 @@ from mxnet.executor import Executor
 
 from mxnet_trt_property import backend, session, settings
 from mxnet_trt_property.early_start import EarlyStart, address_of, early_start
-from mxnet_trt_property.logs import warn_once
+from mxnet_trt_property.logs import warn_of_fallback, warn_once
 
 
 @dataclass
@@ -106,11 +106,7 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
                 raise KeyboardInterrupt from error
             if interrupted or settings.value("ON_ERROR") != "fallback":
                 raise
-            warn_once(
-                "The TensorRT nodes of an executor failed; it goes on with MXNet",
-                found=str(error),
-                next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
-            )
+            warn_of_fallback("The TensorRT nodes of an executor failed; it goes on with MXNet", error)
             state.use_twin = True
             return self._forward_twin(is_train, {})
         state.checked = True

@@ -10,7 +10,7 @@ import logging
 import traceback
 from typing import Optional
 
-from mxnet_trt_property.errors import message
+from mxnet_trt_property.errors import brief, message, mxnet_words, next_step_of
 
 log = logging.getLogger("mxnet_trt_property")
 
@@ -35,6 +35,19 @@ def warn_once(
     _given.add(text)
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip() if error else ""
     log.warning("%s", f"{text}\n{trace}" if trace else text)
+
+
+def warn_of_fallback(what: str, error: BaseException) -> None:
+    """Logs a warning, the first time, that MXNet runs a graph after TensorRT nodes of it have failed.
+
+    Args:
+        what: What happened.
+        error: What MXNet raised; the log has all of it at DEBUG.
+    """
+    log.debug("%s", what, exc_info=error)
+    words = mxnet_words(error)
+    step = "set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND"
+    warn_once(what, found=brief(words), next_step="; or ".join(filter(None, (next_step_of(words), step))))
 
 
 def debug_once(text: str) -> None:

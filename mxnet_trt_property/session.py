@@ -36,7 +36,7 @@ from mxnet_trt_property.cache.keys import Recipe
 from mxnet_trt_property.convert import ConvertedModel
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner, Shapes
-from mxnet_trt_property.errors import BuildInterruptedError, EngineError, message
+from mxnet_trt_property.errors import BuildInterruptedError, EngineError, brief, message, next_step_of
 from mxnet_trt_property.logs import debug_once, log, tell_engine, warn_once
 from mxnet_trt_property.precision import rewriting, tables
 from mxnet_trt_property.profiling import Section
@@ -114,16 +114,16 @@ class Session:
         _announce(choice, config, device)
         self._engines = list(choice.engines)
         if config.on_error == "raise" and config.engine in choice.reasons:
-            raise EngineError(
-                message(f"{label} cannot run on engine {config.engine}", found=choice.reasons[config.engine])
-            )
+            reason = choice.reasons[config.engine]
+            what = f"{label} cannot run on engine {config.engine}"
+            raise EngineError(message(what, found=brief(reason), next_step=next_step_of(reason)))
         if not self._engines:
             raise EngineError(
                 message(
                     f"No engine can run {label}",
-                    found="; ".join(f"{name}: {reason}" for name, reason in choice.reasons.items()),
+                    found=choice.why_not(),
                     required="one usable engine",
-                    next_step="pip install onnxruntime, or unset MXNET_SUBGRAPH_BACKEND",
+                    next_step="pip install onnxruntime, or see mxnet-trt doctor for the others",
                 )
             )
         node_input = {variable: i for i, variable in enumerate(frozen.positions)}

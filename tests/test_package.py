@@ -158,7 +158,8 @@ def test_the_readme_says_how_to_install_on_each_python() -> None:
     for version in ("3.9", "3.10", "3.11", "3.12"):
         assert found["install_lines"](readme, version)[0] == "pip install mxnet==1.9.1"
     assert found["install_lines"](readme, "3.13")[0] == "pip install --no-deps mxnet==1.9.1"
-    assert "simple_bind" in found["program"](readme)
+    assert "simple_bind" in found["program"](readme, "program.py")
+    assert ".export(" in found["program"](readme, "export.py")
     with pytest.raises(found["StepError"], match="does not say how to install on Python 3.8"):
         found["install_lines"](readme, "3.8")
 

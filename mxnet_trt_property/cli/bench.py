@@ -11,7 +11,8 @@ Each row is a network at one batch size and precision; times are milliseconds of
 
 A time is the median over the rounds of the median of a round; the spread is (largest - smallest) / median over the
 rounds. Inputs are random real numbers. Every result is compared with MXNET_SUBGRAPH_BACKEND=NONE on the CPU, before and
-after the timing, on two sets of inputs; for a wrong result no time is printed, and the exit status is 1.
+after the timing, on two sets of inputs; for a wrong result no time is printed. The exit status is 1 then, and where the
+plugin could not run a network.
 
 Without PREFIX and --models it measures resnet18_v2, resnet50_v2 and mobilenetv2_1.0 of Gluon's zoo.
 """
@@ -44,6 +45,9 @@ MIN_ROUNDS = 5
 # ||a - b|| / ||b|| of precisions other than fp32, whatever the engine; engines.registry.tolerance has those of fp32.
 TOLERANCE = {"fp16": 2e-2, "bf16": 1e-1, "int8": 2e-1}
 _MXNET_TOLERANCE = 1e-4  # operators that MKLDNN fuses against separate ones
+
+# A bench that could not measure these has failed; a network that is no single engine has no `compile`.
+_OURS = {"blog loop", "forward"}
 
 # Seconds. OpenMP's threads, those of stock MXNet, spin for 0.2 after their work, on cores that the next variant needs;
 # so do those of ONNX Runtime for a while. Where neither is there, no pause: threads that slept wake up slowly, which a
@@ -149,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(table(rows))
     if arguments.plot is not None and any(row.milliseconds for row in rows):
         bench_plot.draw(rows, bench_machine.summary(machine), arguments.plot)
-    return 1 if any(row.wrong or not row.milliseconds for row in rows) else 0
+    return 1 if any(row.wrong or not row.milliseconds or _OURS & set(row.unavailable) for row in rows) else 0
 
 
 def _numbers(text: str) -> list[int]:
@@ -169,7 +173,7 @@ def _networks(
     import mxnet as mx
 
     if arguments.prefix:
-        yield (arguments.prefix, *checkpoint.load(arguments.prefix, arguments.epoch))
+        yield (arguments.prefix, *checkpoint.load(arguments.prefix, arguments.epoch, shapes))
         return
     with tempfile.TemporaryDirectory(prefix="mxnet-trt-bench-") as folder:
         for name in (arguments.models or HEADLINE).split(","):
@@ -192,8 +196,8 @@ def measure(case: Case, row: Row, wanted: tuple[str, ...], arguments: argparse.N
         row.taken, row.operators, row.subgraphs = made.taken, made.operators, made.subgraphs
         row.unavailable = dict(made.unavailable)
         row.engine = ", ".join(dict.fromkeys(made.engines.values()))
-        for name, reason in made.unavailable.items():
-            _progress(f"{row.model}, batch {row.batch}: no {name}: {reason}")
+        if made.unavailable:
+            _progress(f"{row.model}, batch {row.batch}: no {', '.join(made.unavailable)}, for the reason below")
         if not compare(row, made, inputs[0], expected[0]):
             return
         on_cpu = {name for name in NAMES if "onnxruntime" in made.engines.get(name, "")}
@@ -329,12 +333,14 @@ def table(rows: Sequence[Row]) -> str:
                     *start,
                     *(f"{row.milliseconds[n]:.3f}" if n in row.milliseconds else "-" for n in NAMES),
                     *(f"{row.ratios[n]:.2f}" if n in row.ratios else "-" for n in ratios),
-                    f"{max((row.relative_error[n] for n in ours), default=math.nan):.1e}",
-                    f"{min((row.argmax_agreement[n] for n in ours), default=math.nan):.0%}",
+                    f"{max(row.relative_error[n] for n in ours):.1e}" if ours else "-",
+                    f"{min(row.argmax_agreement[n] for n in ours):.0%}" if ours else "-",
                     f"{max(row.spread.values(), default=0.0):.0%}",
                 ]
             )
-        notes += [f"{' '.join(start)}: no {n}: {reason}" for n, reason in row.unavailable.items()]
+        for reason in dict.fromkeys(row.unavailable.values()):
+            names = ", ".join(name for name, other in row.unavailable.items() if other == reason)
+            notes.append(f"{' '.join(start)}: no {names}: {reason}")
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(f"{c:<{w}}" if i in (0, 2, 3) else f"{c:>{w}}" for i, (c, w) in enumerate(zip(line, widths)))
             for line in lines]  # fmt: skip

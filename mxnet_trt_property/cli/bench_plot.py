@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ _COLOURS = {
     "limit": "#111111",
     "floor": "#c7c7c7",
 }
+_WIDTH_INCHES, _WIDTH_LETTERS = 7.8, 110
+_FEWEST_GROUPS = 3  # of bars: the batch sizes that bench takes by itself
 
 
 class PlotError(TensorRTPropertyError):
@@ -57,22 +60,27 @@ def draw(rows: Sequence[Any], machine: str, path: Path) -> None:
     # By name, so that type checkers do not ask for a package that is optional.
     rc_context = importlib.import_module("matplotlib").rc_context
     figures = importlib.import_module("matplotlib.figure")
+    ticker = importlib.import_module("matplotlib.ticker")
     rows = [row for row in rows if row.milliseconds]
     panels = list(dict.fromkeys((row.model, row.precision) for row in rows))
     if not panels:
         raise PlotError(message("There is nothing to draw", found="no row with a right result"))
     # Text stays text, and the same numbers give the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mxnet-trt-bench"}):
-        figure = figures.Figure(figsize=(max(6.4, 4.2 * len(panels)), 4.2), layout="constrained")
+        # One below the other, as wide as a page of text: the numbers at the bars can be read there.
+        figure = figures.Figure(figsize=(_WIDTH_INCHES, 0.9 + 2.4 * len(panels)), layout="constrained")
         names = [n for n in _COLOURS if any(n in row.milliseconds for row in rows)]
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for (axes,), panel in zip(figure.subplots(len(panels), 1, squeeze=False), panels):
             group = [row for row in rows if (row.model, row.precision) == panel]
             _panel(axes, group, names)
-            axes.set_title(f"{Path(panel[0]).name}, {panel[1]}")
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(ticker.NullLocator())
+            axes.set_title(f"{Path(panel[0]).name}, {panel[1]}", fontsize=11)
         figure.supylabel("milliseconds (log scale), lower is better", fontsize=9)
-        figure.suptitle(machine, fontsize=7)
+        figure.suptitle(textwrap.fill(machine, _WIDTH_LETTERS), fontsize=9)
         figure.legend(
-            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=8
+            *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), fontsize=9
         )
         try:
             figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -86,7 +94,12 @@ def _panel(axes: Any, rows: Sequence[Any], names: Sequence[str]) -> None:
         places = [x + (i - (len(names) - 1) / 2) * width for x in range(len(rows))]
         heights = [row.milliseconds.get(name, 0.0) for row in rows]
         bars = axes.bar(places, heights, width, label=name, color=_COLOURS[name])
-        axes.bar_label(bars, [f"{h:.3g}" if h else "" for h in heights], fontsize=5, rotation=90, padding=2)
+        axes.bar_label(
+            bars, [f"{h:.3g}" if h else "" for h in heights], fontsize=8 if len(names) < len(_COLOURS) else 7, padding=1
+        )
     axes.set_yscale("log")
     axes.margins(y=0.15)
+    beside = 0.5 + max(0, _FEWEST_GROUPS - len(rows)) / 2  # so that bars have one width in all panels of the usual size
+    axes.set_xlim(-beside, len(rows) - 1 + beside)
+    axes.tick_params(labelsize=9)
     axes.set_xticks(range(len(rows)), [f"batch {row.batch}" for row in rows])

@@ -21,7 +21,7 @@ import numpy as np
 
 from mxnet_trt_property import settings
 from mxnet_trt_property.environment import environment
-from mxnet_trt_property.errors import TensorRTPropertyError, message
+from mxnet_trt_property.errors import TensorRTPropertyError, message, mxnet_words
 
 NAMES = ("mxnet", "blog loop", "forward", "compile", "limit", "floor")
 
@@ -134,7 +134,8 @@ def prepare(case: Case, wanted: tuple[str, ...]) -> Iterator[Prepared]:
                     variant.call()
                 made.variants += variants
             except Exception as error:  # noqa: BLE001 - a variant that fails must not keep the others from being measured
-                made.unavailable.update({n: str(error).strip() or type(error).__name__ for n in names if n in wanted})
+                words = mxnet_words(error) or type(error).__name__
+                made.unavailable.update({n: words for n in names if n in wanted})
         yield made
     finally:
         for close in closing:

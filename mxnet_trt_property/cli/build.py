@@ -24,7 +24,7 @@ from mxnet_trt_property.cli.demo import parse_shapes
 from mxnet_trt_property.engines import registry
 from mxnet_trt_property.engines.registry import Device
 from mxnet_trt_property.environment import environment
-from mxnet_trt_property.errors import TensorRTPropertyError, message
+from mxnet_trt_property.errors import TensorRTPropertyError, message, mxnet_words
 
 NAME = "build"
 _AHEAD = "tensorrt_rtx"
@@ -85,9 +85,8 @@ def build(prefix: str, epoch: int, shapes: Mapping[str, tuple[int, ...]], gpus: 
 
     Raises:
         BuildError: The engine cannot build here, a build failed, or no node of the network is taken.
-        CheckpointError: The checkpoint cannot be read.
+        CheckpointError: The checkpoint cannot be read, or the shapes do not fit it.
         FolderError: The cache folder cannot be used.
-        MXNetError: The shapes do not fit the network.
     """
     import mxnet as mx
 
@@ -101,7 +100,7 @@ def build(prefix: str, epoch: int, shapes: Mapping[str, tuple[int, ...]], gpus: 
             )
         )
     folder = Folder(cache.path_of(config), config.cache_mb << 20)
-    symbol, arguments, auxiliary = load(prefix, epoch)
+    symbol, arguments, auxiliary = load(prefix, epoch, shapes)
     before = {row.name for row in folder.rows()}
     subgraphs: list[dict[str, Any]] = []
     for gpu in gpus or ("",):
@@ -113,8 +112,7 @@ def build(prefix: str, epoch: int, shapes: Mapping[str, tuple[int, ...]], gpus: 
                 for output in executor.forward(is_train=False):
                     output.wait_to_read()
             except mx.MXNetError as error:
-                words = re.search(r"^\s*\[0\] (.*)", str(error), re.MULTILINE)
-                found = words.group(1) if words else str(error)
+                found = mxnet_words(error)
                 step = "without --gpu the engine serves all GPUs from Ampere on" if gpu else ""
                 raise BuildError(message(f"{prefix} cannot be built", found=found, next_step=step)) from error
             state = getattr(executor, "tensorrt", None)

@@ -83,9 +83,9 @@ def text(record: Mapping[str, Any]) -> str:
     lines += [f"removed {name}" for name in record["removed"]]
     damaged = sum(row["problem"] is not None for row in record["entries"])
     size, limit = (f"{record[name] / 2**20:.1f}" for name in ("size_bytes", "limit_bytes"))
-    lines.append(
-        f"{record['folder']}: {len(record['entries'])} entries, {size} of {limit} MiB, {damaged} with a problem"
-    )
+    number = len(record["entries"])
+    count = f"{number} {'entry' if number == 1 else 'entries'}"
+    lines.append(f"{record['folder']}: {count}, {size} of {limit} MiB, {damaged} with a problem")
     return "\n".join(lines)
 
 

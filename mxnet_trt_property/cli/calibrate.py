@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mxnet_trt_property import settings
+from mxnet_trt_property.cli import checkpoint
 from mxnet_trt_property.cli.demo import parse_shapes
 from mxnet_trt_property.environment import environment
-from mxnet_trt_property.errors import TensorRTPropertyError, message
+from mxnet_trt_property.errors import TensorRTPropertyError, message, mxnet_words
 from mxnet_trt_property.precision import tables
 
 _WITHOUT_END = "1000000000"
@@ -46,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", action="append", metavar="NAME=N,C,H,W", default=[], help="an input and its shape")
     parser.add_argument("--data", type=Path, required=True, help="the samples: .npy, .npz, a folder of .npy, or .rec")
     parser.add_argument("--batches", type=int, default=0, help="how many batches at most; 0 for all (default)")
-    parser.add_argument("--method", choices=tables.METHODS, default="entropy", help="(default: entropy)")
+    help_text = "entropy: the range that loses least of a value's distribution (default); minmax: all that was met"
+    parser.add_argument("--method", choices=tables.METHODS, default="entropy", help=help_text)
     parser.add_argument("--mean", type=_numbers, default=(), metavar="R,G,B", help="of .rec images, subtracted")
     parser.add_argument("--std", type=_numbers, default=(), metavar="R,G,B", help="of .rec images, divided by")
     parser.add_argument("--scale", type=float, default=1.0, help="of .rec images, multiplied last")
@@ -99,8 +101,8 @@ def calibrate(
 
     variables = {"PRECISION": "int8", "CALIBRATION_ITERS": _WITHOUT_END, "CALIBRATION_METHOD": method}
     variables.update({"CALIBRATION_TABLE": "", "ON_ERROR": "raise"})
+    symbol, arguments, auxiliary = checkpoint.load(prefix, epoch, shapes)
     try:
-        symbol, arguments, auxiliary = mx.model.load_checkpoint(prefix, epoch)
         with environment(
             {settings.BACKEND_VARIABLE: settings.BACKEND, **{settings.PREFIX + k: v for k, v in variables.items()}}
         ):
@@ -112,7 +114,7 @@ def calibrate(
                 count += 1
     except (OSError, mx.MXNetError) as error:
         what = f"{prefix} cannot be calibrated"
-        raise CalibrateError(message(what, found=f"{type(error).__name__}: {error}")) from error
+        raise CalibrateError(message(what, found=mxnet_words(error))) from error
     if not count:
         raise CalibrateError(message("There is no batch to calibrate on", required=f"samples for {dict(shapes)}"))
     state = getattr(executor, "tensorrt", None)

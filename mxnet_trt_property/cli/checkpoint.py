@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mxnet_trt_property.errors import ConversionError, TensorRTPropertyError, message
+from mxnet_trt_property.errors import ConversionError, TensorRTPropertyError, message, mxnet_words
 from mxnet_trt_property.graph import Graph
 from mxnet_trt_property.graph import load as load_json
+from mxnet_trt_property.infer import known_shape
 
+_SYMBOL = "-symbol.json"
 _LIST_MAGIC = 0x112
 _DENSE_V1 = 0xF993FAC8  # no storage type
 _DENSE_V2 = 0xF993FAC9
@@ -36,21 +39,67 @@ class CheckpointError(TensorRTPropertyError):
     """A checkpoint cannot be read."""
 
 
-def load(prefix: str, epoch: int) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
-    """Returns symbol, arguments and auxiliary states of a checkpoint.
+def prefix_of(words: str) -> str:
+    """Returns the prefix that the first argument of a command names; the symbol's file may stand for it."""
+    return words[: -len(_SYMBOL)] if words.endswith(_SYMBOL) else words
+
+
+def load(
+    words: str, epoch: int, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Any, Mapping[str, Any], Mapping[str, Any]]:
+    """Returns symbol, arguments and auxiliary states of a checkpoint that can be bound with `shapes`.
+
+    Args:
+        words: The checkpoint's prefix, or the symbol's file.
+        epoch: Its number.
+        shapes: The shapes of its inputs, by name.
 
     Raises:
-        CheckpointError: A file is missing, damaged or hostile.
+        CheckpointError: A file is missing, damaged or hostile, or the shapes do not fit the network.
     """
     import mxnet as mx
 
-    symbol = load_symbol(Path(f"{prefix}-symbol.json"))
+    prefix = prefix_of(words)
+    symbol = load_symbol(Path(prefix + _SYMBOL))
     check_params(Path(f"{prefix}-{epoch:04d}.params"))
     try:
         arguments, auxiliary = mx.model.load_params(prefix, epoch)
     except (OSError, ValueError, mx.MXNetError) as error:
         raise CheckpointError(message(f"The parameters of {prefix} cannot be loaded", found=_text(error))) from error
+    check_names(symbol, shapes, arguments)
+    known = {name: tuple(arguments[name].shape) for name in symbol.list_arguments() if name in arguments}
+    try:
+        found, _, _ = symbol.infer_shape_partial(**{**known, **shapes})
+    except mx.MXNetError as error:
+        what = f"{prefix} cannot be bound: the shapes do not fit the network and its parameters"
+        given = ", ".join(f"{name}={','.join(map(str, shape))}" for name, shape in shapes.items())
+        step = "--shape NAME=N,C,H,W with what the network was made for"
+        raise CheckpointError(message(what, found=f"{given}: {mxnet_words(error)}", next_step=step)) from error
+    pairs = zip(symbol.list_arguments(), found or ())
+    missing = [name for name, shape in pairs if name not in arguments and known_shape(shape) is None]
+    if missing:
+        what = f"{prefix} cannot be bound: an input has neither a shape nor a value"
+        raise CheckpointError(message(what, found=", ".join(missing[:3]), next_step=f"--shape {missing[0]}=N,..."))
     return symbol, arguments, auxiliary
+
+
+def check_names(symbol: Any, shapes: Mapping[str, tuple[int, ...]], arguments: Mapping[str, Any]) -> None:
+    """Refuses shapes of what a network does not have.
+
+    Args:
+        symbol: The network.
+        shapes: The shapes, by name.
+        arguments: What has a value, by name.
+
+    Raises:
+        CheckpointError: A name is none of the network's.
+    """
+    names = symbol.list_arguments()
+    unknown = sorted(set(shapes) - set(names))
+    if unknown:
+        inputs = [name for name in names if name not in arguments]
+        required = "inputs of the network, such as " + ", ".join(inputs[:3])
+        raise CheckpointError(message("--shape names what is not there", found=", ".join(unknown), required=required))
 
 
 def load_symbol(file: Path) -> Any:
@@ -65,6 +114,11 @@ def load_symbol(file: Path) -> Any:
         words = file.read_text(encoding="utf-8")
         check_symbol(words)
         return mx.sym.load_json(words)
+    except FileNotFoundError as error:
+        required = (
+            f"a checkpoint's PREFIX: PREFIX{_SYMBOL} and PREFIX-0000.params, as save_checkpoint or export write them"
+        )
+        raise CheckpointError(message(f"{file} cannot be loaded", found="no such file", required=required)) from error
     except (OSError, UnicodeDecodeError, ConversionError, mx.MXNetError) as error:
         raise CheckpointError(message(f"{file} cannot be loaded", found=_text(error))) from error
 
@@ -102,6 +156,11 @@ def check_params(file: Path) -> None:
     try:
         with open(file, "rb") as stream:
             _check_params(stream, os.fstat(stream.fileno()).st_size)
+    except FileNotFoundError as error:
+        what, others = f"The parameters {file} cannot be loaded", _epochs_beside(file)
+        found = "no such file" + (f", but epoch {', '.join(others)}" if others else "")
+        step = f"--epoch {others[-1]}" if others else "copy them to the symbol's folder"
+        raise CheckpointError(message(what, found=found, next_step=step)) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
             message(
@@ -111,6 +170,13 @@ def check_params(file: Path) -> None:
                 next_step="save it again, or copy it again from where it came",
             )
         ) from error
+
+
+def _epochs_beside(file: Path) -> list[str]:
+    """Returns the numbers of the .params files of the same checkpoint."""
+    prefix = file.name.rpartition("-")[0]
+    found = [re.fullmatch(re.escape(prefix) + r"-(\d+)\.params", other.name) for other in file.parent.glob("*.params")]
+    return [str(number) for number in sorted(int(match.group(1)) for match in found if match)]
 
 
 def _check_params(stream: BinaryIO, size: int) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from mxnet_trt_property import settings
+from mxnet_trt_property.cli import checkpoint
 from mxnet_trt_property.engines import registry
 from mxnet_trt_property.errors import TensorRTPropertyError, message
 
@@ -86,7 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     shapes = parse_shapes(arguments.shape or ["data=1,3,224,224"])
     with tempfile.TemporaryDirectory(prefix="mxnet-trt-demo-") as folder:
         prefix, epoch, model = arguments.prefix, arguments.epoch, arguments.prefix
-        if prefix is None:
+        if prefix is not None:
+            checkpoint.load(prefix, epoch, shapes)  # what is wrong with it is told in a line, not by MXNet's traceback
+            prefix = checkpoint.prefix_of(prefix)
+        else:
             prefix, epoch, model = str(Path(folder) / "resnet18_v2"), 0, "resnet18_v2"
             _progress(arguments, "exporting resnet18_v2 ...")
             export_gluon("resnet18_v2", prefix)
@@ -222,13 +226,9 @@ def _run_script(
     command = [sys.executable, str(_SCRIPT), prefix, str(epoch), str(inputs), str(outputs), str(seconds)]
     done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise DemoError(
-            message(
-                "The plain program failed" + (" with TensorRT on" if settings.BACKEND_VARIABLE in environment else ""),
-                found=done.stderr.strip()[-2000:],
-                next_step="run it by hand: " + " ".join(command),
-            )
-        )
+        print(done.stderr.rstrip(), file=sys.stderr)
+        what = "The plain program failed" + (" with TensorRT on" if settings.BACKEND_VARIABLE in environment else "")
+        raise DemoError(message(what, found=f"exit status {done.returncode}", next_step="see its words above"))
     # Our warnings of the second run matter to whoever reads the table: an engine that failed, say.
     for line in done.stderr.splitlines():
         if "| next step:" in line:

@@ -25,10 +25,10 @@ NAME = "doctor"
 
 _WIDTH = 100
 _LABEL = 16
-_RTX = 'pip install "mxnet-trt-property[rtx-cu12]"'
 # What MXNet imports besides NumPy, by module; for Pythons without a NumPy that MXNet's metadata allows.
 _OF_MXNET = {"requests": "requests<3", "graphviz": "graphviz<0.9"}
 _NEEDS_NUMPY_2 = (3, 13)
+_IN_IMPORT = " (during import)"  # how shims.applied() marks a name that is gone again
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,12 +81,12 @@ def _advice(record: dict[str, Any]) -> Iterator[str]:
         yield "no engine can run: pip install onnxruntime serves every machine"
     devices = record["gpus"]["devices"]
     if devices and not any(reason is None for device in devices for reason in device["engines"].values()):
-        yield f"no engine can use the GPU: {_install_for_gpus(record['engines'])}"
+        yield f"no engine can use the GPU: {_install_for_gpus(record['engines'], devices)}"
     broken = {"error"} & {*record["mxnet"], *record["native_library"]}
     if record["usable"] and not record["activation"]["works"] and not broken:
-        yield "programs do not get TensorRT here: see activation"
+        yield "programs do not get TensorRT here: see activation above"
     if record["cache"].get("problem"):
-        yield record["cache"]["problem"].rpartition("next step: ")[2]
+        yield f"the cache folder: {record['cache']['problem'].rpartition('next step: ')[2]}"
 
 
 def _install_of_mxnet(found: dict[str, Any], python: tuple[int, ...]) -> str:
@@ -109,15 +109,20 @@ def _install_of_mxnet(found: dict[str, Any], python: tuple[int, ...]) -> str:
     return f"pip install --no-deps mxnet==1.9.1 && pip install {rest}"
 
 
-def _install_for_gpus(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns what to install, or to do, so that TensorRT can use the GPUs, none of which it can use now."""
+def _install_for_gpus(rows: Sequence[dict[str, Any]], devices: Sequence[dict[str, Any]]) -> str:
+    """Returns what to install, or to do, so that TensorRT can use the GPUs, none of which it can use now.
+
+    Args:
+        rows: The engines.
+        devices: The GPUs, each with the command that installs a TensorRT for it.
+    """
     ours = [row for row in rows if row["name"].startswith("tensorrt")]
     # One that is there and refuses the GPUs knows best, such as the version that an older GPU needs.
     for row in sorted(ours, key=lambda row: not row["version"]):
         if row["version"] and row["reason"]:
             step = row["reason"].rpartition("next step: ")[2]
             return str(row["install"] or step)
-    return next((row["install"] for row in ours if row["name"] == "tensorrt_rtx" and row["install"]), _RTX)
+    return str(devices[0]["install"])
 
 
 def text(record: dict[str, Any]) -> str:
@@ -134,7 +139,7 @@ def text(record: dict[str, Any]) -> str:
     lines += _row("MXNet", f"{mxnet.get('version')} ({kind}; {variant}), {mxnet.get('library')}", mxnet.get("error"))
     if "error" not in mxnet:
         lines += _row("  features", ", ".join(mxnet["features"]))
-        lines += _row("  shims", ", ".join(mxnet["shims"]) or "none needed")
+        lines += _row("  shims", _shims(mxnet["shims"]))
     native = record["native_library"]
     lines += _row("native library", f"ABI {native.get('abi')}, {native.get('path')}", native.get("error"))
     cache = record["cache"]
@@ -162,11 +167,21 @@ def text(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _shims(names: Sequence[str]) -> str:
+    """Returns the names that MXNet found because of this package; those of its import alone stand together."""
+    there = [name for name in names if not name.endswith(_IN_IMPORT)]
+    gone = [name[: -len(_IN_IMPORT)] for name in names if name.endswith(_IN_IMPORT)]
+    parts = [", ".join(there)] if there else []
+    parts += [f"while MXNet was imported: {', '.join(gone)}"] if gone else []
+    return "; ".join(parts) or "none needed"
+
+
 def _cache(found: dict[str, Any]) -> str:
     if not found.get("on"):
         return "off (MXNET_TENSORRT_CACHE=0)"
     held, limit = (f"{found[name] / 2**20:.0f}" for name in ("size_bytes", "limit_bytes"))
-    return f"{found['folder']}, {found['entries']} entries, {held} of {limit} MiB"
+    count = f"{found['entries']} {'entry' if found['entries'] == 1 else 'entries'}"
+    return f"{found['folder']}, {count}, {held} of {limit} MiB"
 
 
 def _row(label: str, value: Optional[str], error: Optional[str] = None) -> list[str]:

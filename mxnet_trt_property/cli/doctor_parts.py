@@ -110,6 +110,7 @@ def engines() -> Record:
             refused = registry.choose("auto", registry.Device("cpu", 0, index)).reasons
             device = {"index": index, "name": info.name, "memory_bytes": info.total_bytes}
             device["compute_capability"] = ".".join(str(n) for n in info.compute_capability)
+            device["install"] = import_module("mxnet_trt_property.engines.trt").install_for(info.compute_capability)
             device["engines"] = {name: refused.get(name) for name in names if not registry.runs_on_cpu(name)}
             gpus["devices"].append(device)
     return {"engines": rows, "gpus": gpus}

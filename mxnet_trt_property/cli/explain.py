@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from mxnet_trt_property.cli import flops, memory
-from mxnet_trt_property.cli.checkpoint import CheckpointError, load_symbol
+from mxnet_trt_property.cli.checkpoint import check_names, load_symbol
 from mxnet_trt_property.cli.demo import parse_shapes
-from mxnet_trt_property.errors import ConversionError, TensorRTPropertyError, message
+from mxnet_trt_property.errors import ConversionError, TensorRTPropertyError, message, mxnet_words
 from mxnet_trt_property.graph import Entry, Tensor
 from mxnet_trt_property.partition import Partition
 
@@ -25,7 +25,7 @@ NAME = "explain"
 
 
 class ExplainError(TensorRTPropertyError):
-    """The network cannot be read, or its shapes do not fit it."""
+    """The network cannot be judged with the shapes that were given."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def explain(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Explanation:
         shapes: The shapes of inputs, by name.
 
     Raises:
-        ExplainError, SettingError: As `judge` does.
+        CheckpointError, ExplainError, SettingError: As `judge` does.
     """
     verdict = judge(prefix, shapes)
     found, work = verdict.partition, flops.estimate(verdict.partition.graph, verdict.tensors)
@@ -119,7 +119,8 @@ def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
         shapes: The shapes of inputs, by name.
 
     Raises:
-        ExplainError: The file cannot be read, a name is not one of the network's, or the shapes contradict it.
+        CheckpointError: The file cannot be read, or a name is not one of the network's.
+        ExplainError: The shapes contradict the network.
         SettingError: A variable has a value that is not valid.
     """
     import mxnet as mx
@@ -130,17 +131,14 @@ def judge(prefix: str, shapes: dict[str, tuple[int, ...]]) -> Verdict:
     file = Path(prefix) if prefix.endswith(".json") else Path(f"{prefix}-symbol.json")
     try:
         symbol = load_symbol(file)
-        unknown = sorted(set(shapes) - set(symbol.list_arguments()))
-        if unknown:
-            required = "inputs of the network, such as " + ", ".join(symbol.list_arguments()[:3])
-            raise ExplainError(message("--shape names what is not there", found=", ".join(unknown), required=required))
+        check_names(symbol, shapes, {})
         dtypes = backend.complete_dtypes(symbol, {})
         found = backend.decide(symbol, shapes, dtypes)
         sizes = explain_ranges.explain(symbol, shapes, dtypes, found)
         return Verdict(file, found, infer.infer_tensors(symbol, shapes, dtypes), sizes)
-    except (OSError, ConversionError, CheckpointError, mx.MXNetError) as error:
-        what = f"{file} cannot be explained"
-        raise ExplainError(message(what, found=f"{type(error).__name__}: {error}")) from error
+    except (OSError, ConversionError, mx.MXNetError) as error:
+        step = "--shape NAME=N,C,H,W with what the network was made for" if shapes else ""
+        raise ExplainError(message(f"{file} cannot be explained", found=mxnet_words(error), next_step=step)) from error
 
 
 def text(record: Explanation, all_nodes: bool = False) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -12,6 +13,8 @@ from typing import Any, Optional
 from mxnet_trt_property import __version__
 from mxnet_trt_property.errors import TensorRTPropertyError, message
 
+# As a shell tells of a program that a signal ended: 128 and the signal's number.
+_CLOSED_PIPE, _INTERRUPTED = 128 + 13, 128 + 2
 _COMMANDS = ("demo", "explain", "plot", "profile", "bench", "calibrate", "build", "cache", "doctor")
 
 
@@ -26,12 +29,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in _COMMANDS:
         _add(commands, name)
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help(sys.stderr)
+        return 2
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()
     except TensorRTPropertyError as error:
         print(f"mxnet-trt: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Who reads has read enough, such as `head`. The interpreter must not try to write the rest at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _CLOSED_PIPE
+    except KeyboardInterrupt:
+        print("mxnet-trt: interrupted", file=sys.stderr)
+        return _INTERRUPTED
     return status
 
 

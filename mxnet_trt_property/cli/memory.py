@@ -35,12 +35,11 @@ def measure(prefix: str, epoch: int, shapes: Mapping[str, tuple[int, ...]]) -> l
         shapes: The shapes of the inputs, by name.
 
     Raises:
-        CheckpointError: The checkpoint cannot be read.
-        MXNetError: The shapes do not fit the network.
+        CheckpointError: The checkpoint cannot be read, or the shapes do not fit it.
     """
     import mxnet as mx
 
-    symbol, arguments, auxiliary = checkpoint.load(prefix, epoch)
+    symbol, arguments, auxiliary = checkpoint.load(prefix, epoch, shapes)
 
     def plain() -> Any:
         executor = symbol.simple_bind(mx.cpu(), grad_req="null", **shapes)

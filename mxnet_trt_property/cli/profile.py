@@ -11,7 +11,7 @@ The checkpoint is bound as a program with MXNET_SUBGRAPH_BACKEND=TensorRT binds 
 
 Each time is a median over the runs. Layers are measured one by one, so their sum exceeds what they take together.
 Inputs are random numbers. --trace writes the timeline of one forward in the trace event format, for
-https://ui.perfetto.dev or chrome://tracing; there, too, layers stand one behind the other.
+https://ui.perfetto.dev; there, too, layers stand one behind the other.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from mxnet_trt_property import settings
-from mxnet_trt_property.cli import bench_variants, profile_trace
+from mxnet_trt_property.cli import bench_variants, checkpoint, profile_trace
 from mxnet_trt_property.cli.demo import parse_shapes
 from mxnet_trt_property.engines import registry
 from mxnet_trt_property.engines.layers import LayerTimes, NodeNames, ProfiledProgram, median_ms
 from mxnet_trt_property.environment import environment
-from mxnet_trt_property.errors import TensorRTPropertyError, message
+from mxnet_trt_property.errors import TensorRTPropertyError, brief, message, mxnet_words, next_step_of
 
 NAME = "profile"
 
@@ -159,34 +159,17 @@ def profile(
         chosen: Settings for this profile, by name without the prefix.
 
     Raises:
-        ProfileError: The checkpoint cannot be loaded or bound, TensorRT takes no node of it, or its engine cannot be
-            profiled.
+        CheckpointError: The checkpoint cannot be read, or the shapes do not fit it.
+        ProfileError: It cannot be bound, TensorRT takes no node of it, or its engine cannot be profiled.
         SettingError: A setting is not valid.
     """
-    import mxnet as mx
-
     for name, words in chosen.items():
         settings.value(name, words)
     precision = str(settings.value("PRECISION", chosen.get("PRECISION")))
     variables = {settings.PREFIX + name: words for name, words in chosen.items()}
     if "CACHE" in {variable.name for variable in settings.VARIABLES}:
         variables[settings.PREFIX + "CACHE"] = "0"  # an engine from the disk was not built to tell of its layers
-    try:
-        symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, epoch)
-    except (OSError, mx.MXNetError) as error:
-        raise ProfileError(
-            message(
-                f"The checkpoint {prefix} cannot be loaded",
-                found=str(error).strip().splitlines()[0],
-                required=f"{prefix}-symbol.json and {prefix}-{epoch:04d}.params",
-            )
-        ) from error
-    unknown = sorted(set(shapes) - set(symbol.list_arguments()))
-    if unknown:
-        inputs = ", ".join(name for name in symbol.list_arguments() if name not in arg_params)
-        raise ProfileError(
-            message("--shape names an input that the network does not have", found=", ".join(unknown), required=inputs)
-        )
+    symbol, arg_params, aux_params = checkpoint.load(prefix, epoch, shapes)
     case = bench_variants.Case(symbol, arg_params, aux_params, shapes, precision, "cpu")
     with registry.changed(_Profiled), bench_variants.backend(settings.BACKEND, precision), environment(variables):
         return _measure(prefix, _bound(case), bench_variants.random_inputs(shapes, 5), runs)
@@ -205,7 +188,10 @@ def _measure(prefix: str, executor: Any, values: bench_variants.Arrays, runs: in
     try:
         forward_ms = median_ms(forward, runs)
     except mx.MXNetError as error:
-        raise ProfileError(message(f"{prefix} cannot be run", found=str(error).strip())) from error
+        words = mxnet_words(error)
+        raise ProfileError(
+            message(f"{prefix} cannot be run", found=brief(words), next_step=next_step_of(words))
+        ) from error
     nodes = tuple(_node(member, runs) for member in executor.tensorrt.sessions)
     rest = forward_ms - sum(node.run_ms for node in nodes)
     left = len(executor.tensorrt.made.decisions.refused)
@@ -219,7 +205,9 @@ def _bound(case: bench_variants.Case) -> Any:
     try:
         executor = case.symbol.simple_bind(mx.cpu(), grad_req="null", **case.shapes)
     except (mx.MXNetError, RuntimeError) as error:
-        raise ProfileError(message("The network cannot be bound", found=str(error).strip())) from error
+        words = mxnet_words(error)
+        what = "The network cannot be bound"
+        raise ProfileError(message(what, found=brief(words), next_step=next_step_of(words))) from error
     executor.copy_params_from(case.arg_params, case.aux_params, allow_extra_params=True)
     if getattr(executor, "tensorrt", None) is None:
         raise ProfileError(message("No node of the network was taken", next_step="mxnet-trt explain PREFIX tells why"))

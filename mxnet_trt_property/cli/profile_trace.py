@@ -1,4 +1,4 @@
-"""A profile as a timeline in the trace event format, which chrome://tracing and Perfetto open.
+"""A profile as a timeline in the trace event format, which Perfetto opens (seen with its version 52).
 
 The format is Google's ("Trace Event Format"): an object with a list `traceEvents`. Here these are metadata ("ph": "M",
 names of the process and of its threads) and complete events ("ph": "X"), whose `ts` and `dur` are microseconds.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Optional, Protocol, TypeVar, runtime_checkab
 import numpy as np
 
 from mxnet_trt_property import forks
-from mxnet_trt_property.errors import EngineError, message
+from mxnet_trt_property.errors import EngineError, brief, message
 from mxnet_trt_property.logs import warn_once
 
 _log = logging.getLogger("mxnet_trt_property")
@@ -222,6 +222,10 @@ class Choice(NamedTuple):
 
     engines: tuple[Engine, ...]
     reasons: Mapping[str, str]
+
+    def why_not(self, name: Optional[str] = None) -> str:
+        """Returns the reasons in short, of one engine or of all that were left out, to stand in a message."""
+        return "; ".join(f"{n}: {brief(reason)}" for n, reason in self.reasons.items() if name in (None, n))
 
 
 DEFAULT_TOLERANCE = 1e-5

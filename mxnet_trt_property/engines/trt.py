@@ -23,6 +23,15 @@ _log = logging.getLogger("mxnet_trt_property")
 
 _HOPPER = (9, 0)
 _TURING = (7, 5)
+
+
+def install_for(compute_capability: tuple[int, int]) -> str:
+    """Returns the pip command for a TensorRT from PyPI that runs on GPUs of a compute capability."""
+    if compute_capability == _HOPPER:
+        return "pip install tensorrt-rtx-cu12==1.5.0.114"
+    return 'pip install "mxnet-trt-property[rtx-cu12]"'
+
+
 _REFIT_PRECISIONS = ("fp32", "fp16", "bf16")
 # "Enabling kREFIT may produce incorrect numerical output", says the documentation of 11.3.0; that of 11.4.0 does not.
 _WRONG_REFIT = "11.3."
@@ -129,10 +138,7 @@ class TensorRTEngine:
 
     def _remedy(self, info: DeviceInfo) -> str:
         if self._is_rtx and info.compute_capability == _HOPPER:
-            return (
-                "newer versions of TensorRT-RTX dropped Hopper, 1.5.0.114 runs on it: "
-                "pip install tensorrt-rtx-cu12==1.5.0.114"
-            )
+            return f"newer versions of TensorRT-RTX dropped Hopper, 1.5.0.114 runs on it: {install_for(_HOPPER)}"
         return (
             f"install a version of {self._library.title} that supports this GPU, update the NVIDIA driver, "
             "or set MXNET_TENSORRT_ENGINE=onnxruntime"

@@ -23,11 +23,14 @@ def tool(module: str, label: str) -> Any:
     try:
         return importlib.import_module(f"onnxruntime.{module}" if module else "onnxruntime")
     except Exception as error:  # a broken installation raises more than ImportError
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
+        # Its tools want an onnx of about their own age.
+        packages = "onnxruntime" if missing else "--upgrade onnx onnxruntime"
         raise EngineError(
             message(
                 f"The precision of {label} cannot be changed without ONNX Runtime, which has the tools for it",
                 found=f"{type(error).__name__}: {error}",
-                next_step="pip install onnxruntime, or set MXNET_TENSORRT_PRECISION=fp32",
+                next_step=f"pip install {packages}, or set MXNET_TENSORRT_PRECISION=fp32",
             )
         ) from None
 

@@ -120,7 +120,7 @@ def test_what_cannot_be_compiled_is_said(tmp_path: Path, capsys: pytest.CaptureF
     row = json.loads(file.read_text())["rows"][0]
     assert set(row["milliseconds"]) == {"mxnet", "blog loop", "forward", "floor"}
     assert (row["taken"], row["operators"], row["subgraphs"]) == (4, 5, 2)
-    assert "no compile: The network cannot be compiled as a whole" in capsys.readouterr().out
+    assert "no compile, limit: The network cannot be compiled as a whole" in capsys.readouterr().out
 
 
 def test_skipped_variants(prefix: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_mxnet_saves_is_read(prefix: str, tmp_path: Path) -> None:
-    _, arguments, auxiliary = checkpoint.load(prefix, 0)
+    _, arguments, auxiliary = checkpoint.load(prefix, 0, SHAPES)
     assert (set(arguments), auxiliary) == ({"fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"}, {})
     file = tmp_path / "all.params"
     dense = {
@@ -76,6 +77,34 @@ def test_the_form_of_old_versions(tmp_path: Path) -> None:
     file.write_bytes(data)
     checkpoint.check_params(file)
     np.testing.assert_array_equal(mx.nd.load(str(file))["w"].asnumpy(), value.reshape(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        (
+            {"dat": (2, 5)},
+            "--shape names what is not there | found: dat | required: inputs of the network, such as",
+        ),
+        (
+            {"data": (2, 6)},
+            "shapes do not fit the network and its parameters | found: data=2,6: Error in operator fc1",
+        ),
+        ({}, "an input has neither a shape nor a value | found: data | next step: --shape data=N,..."),
+    ],
+)
+def test_shapes_that_cannot_be_bound(prefix: str, shapes: dict[str, tuple[int, ...]], words: str) -> None:
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        checkpoint.load(prefix, 0, shapes)
+
+
+def test_the_symbols_file_stands_for_the_prefix(prefix: str) -> None:
+    assert set(checkpoint.load(f"{prefix}-symbol.json", 0, SHAPES)[1]) == set(checkpoint.load(prefix, 0, SHAPES)[1])
+
+
+def test_another_epoch_is_named(prefix: str) -> None:
+    with pytest.raises(CheckpointError, match=r"no such file, but epoch 0 \| next step: --epoch 0"):
+        checkpoint.load(prefix, 3, SHAPES)
 
 
 def hostile(prefix: str) -> dict[str, bytes]:
@@ -109,7 +138,7 @@ def test_hostile_parameters(prefix: str) -> None:
     for what, data in hostile(prefix).items():
         Path(f"{prefix}-0000.params").write_bytes(data)
         with pytest.raises(CheckpointError, match=r"cannot be loaded \| found: .* next step: save it again"):
-            checkpoint.load(prefix, 0)
+            checkpoint.load(prefix, 0, {})
         assert what
 
 

@@ -61,11 +61,18 @@ def test_nothing_taken_is_a_failure(prefix: str) -> None:
     assert (found["taken"], found["engines"]) == (0, [])
 
 
-def test_a_program_that_fails_is_shown(tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
     done = demo(str(tmp_path / "missing"), "--json")
     assert done.returncode == 1
-    assert "The plain program failed" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert "missing-symbol.json" in done.stderr
+
+
+def test_a_program_that_fails_is_shown(prefix: str) -> None:
+    done = demo(prefix, "--shape", "data=2,3,8,8", MXNET_TENSORRT_ENGINE="best")
+    assert done.returncode == 1
+    assert "SettingError: MXNET_TENSORRT_ENGINE has a value that is not valid | found: 'best'" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("mxnet-trt: The plain program failed with TensorRT on | found: exit")
 
 
 def test_a_shape_that_is_not_valid(prefix: str) -> None:

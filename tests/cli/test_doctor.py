@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mxnet_trt_property.cli import doctor, doctor_parts
+from mxnet_trt_property.engines import trt
 from tests.engines.conftest import HERE as ENGINE_TESTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -103,6 +104,8 @@ def test_as_a_program(environment: Environment) -> None:
 
 def test_no_gpu(environment: Environment) -> None:
     environment.add("libcuda.so.1", "no library")
+    environment.hide("tensorrt_rtx", "tensorrt_rtx_bindings")
+    environment.add("tensorrt.py", "from tests.engines.fake_tensorrt import *\n__version__ = '10.13'\n")
     record = environment.record(status=0, LD_LIBRARY_PATH=str(environment.folder))
     assert record["python"]["version"] == ".".join(str(n) for n in sys.version_info[:3])
     assert set(record["packages"]) == {"numpy", "onnx"}
@@ -112,9 +115,39 @@ def test_no_gpu(environment: Environment) -> None:
     assert record["native_library"]["abi"] == record["native_library"]["required_abi"]
     assert [row["name"] for row in record["engines"]][:3] == ["tensorrt", "tensorrt_rtx", "onnxruntime"]
     assert record["usable"] == ["onnxruntime"]
-    assert "libcuda.so.1 cannot be loaded" in record["gpus"]["error"]
+    assert rows(record)["tensorrt"]["version"] == "10.13"
+    assert rows(record)["tensorrt"]["reason"] == record["gpus"]["error"]
+    what, found, required, step = record["gpus"]["error"].split(" | ")
+    assert what == "The CUDA driver library libcuda.so.1 cannot be loaded"
+    assert "libcuda.so.1" in found
+    assert required.startswith("required: an NVIDIA driver on this machine (in a container")
+    assert step == "next step: install the driver, or set MXNET_TENSORRT_ENGINE=onnxruntime"
+    assert step in [line.strip() for line in doctor.text(record).partition("GPUs:")[2].splitlines()]
     assert record["activation"] == {"works": True, "engines": ["onnxruntime"], "error": None, "warnings": []}
     assert (record["variables"], record["advice"]) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "words", "step"),
+    [
+        (
+            "no_device",
+            "CUDA_ERROR_NO_DEVICE",
+            "check that nvidia-smi lists the GPU and that CUDA_VISIBLE_DEVICES does not hide it",
+        ),
+        ("init_fails", "CUDA_ERROR_UNKNOWN", "run nvidia-smi: if that fails too, restart the machine"),
+    ],
+)
+def test_a_driver_without_a_gpu(environment: Environment, mode: str, words: str, step: str) -> None:
+    environment.fake_driver()
+    environment.hide("tensorrt_rtx", "tensorrt_rtx_bindings")
+    environment.add("tensorrt.py", TENSORRT.format(refuses=False))
+    record = environment.record(status=0, FAKE_CUDA_MODE=mode)
+    assert words in record["gpus"]["error"]
+    assert step in record["gpus"]["error"].partition("next step: ")[2]
+    assert rows(record)["tensorrt"]["reason"] == record["gpus"]["error"]
+    assert record["activation"]["engines"] == record["usable"] == ["onnxruntime"]
 
 
 @pytest.mark.slow
@@ -127,8 +160,12 @@ def test_no_engine(environment: Environment) -> None:
         "onnxruntime": "pip install onnxruntime",
     }
     assert not record["activation"]["works"]
-    assert "pip install onnxruntime" in record["advice"][0]
-    assert "to do: no engine can run" in doctor.text(record)
+    assert record["advice"] == ["no engine can run: pip install onnxruntime serves every machine"]
+    *_, last, advice = doctor.text(record).splitlines()
+    assert (last, advice) == ("engines that can run here: NONE", f"to do: {record['advice'][0]}")
+    (warning,) = record["activation"]["warnings"]
+    assert "No engine can run tensorrt0 (tensorrt: TensorRT cannot be imported (ModuleNotFoundError" in warning
+    assert "next step: pip install onnxruntime, or see mxnet-trt doctor" in warning
 
 
 @pytest.mark.slow
@@ -186,6 +223,29 @@ def test_the_native_library_is_missing(environment: Environment) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("open", "look what is in it, then chmod 700 {path}, or set MXNET_TENSORRT_CACHE=0"),
+        ("file", "remove it, or name another one with MXNET_TENSORRT_CACHE_DIR, or set MXNET_TENSORRT_CACHE=0"),
+        ("file/inside", "name another one with MXNET_TENSORRT_CACHE_DIR, or set MXNET_TENSORRT_CACHE=0"),
+    ],
+)
+def test_a_broken_cache_folder(environment: Environment, name: str, advice: str) -> None:
+    (environment.folder / "open").mkdir()
+    (environment.folder / "open").chmod(0o777)
+    environment.add("file", "")
+    path = environment.folder / name
+    record = environment.record(status=0, MXNET_TENSORRT_CACHE_DIR=str(path), MXNET_TENSORRT_ENGINE="onnxruntime")
+    assert name != "open" or "others may write" in record["cache"]["problem"]
+    assert record["cache"]["problem"].startswith(f"The cache folder {path} cannot be used; engines are built without")
+    assert record["advice"] == [f"the cache folder: {advice.format(path=path)}"]
+    assert f"to do: {record['advice'][0]}" in " ".join(doctor.text(record).split())
+    assert record["activation"]["works"], "programs run without the cache"
+    assert any(f"The cache folder {path} cannot be used" in line for line in record["activation"]["warnings"])
+
+
+@pytest.mark.slow
 def test_a_gpu_that_an_engine_refuses(environment: Environment) -> None:
     environment.fake_driver()
     environment.hide("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -201,7 +261,11 @@ def test_a_gpu_that_an_engine_refuses(environment: Environment) -> None:
     assert rows(record)["tensorrt"]["version"] == "99.0"
     assert record["activation"]["engines"] == record["usable"] == ["onnxruntime"]
     (advice,) = record["advice"]
-    assert advice.startswith("no engine can use the GPU: install a version of TensorRT that supports this GPU")
+    assert advice == (
+        "no engine can use the GPU: install a version of TensorRT that supports this GPU, update the NVIDIA driver, or "
+        "set MXNET_TENSORRT_ENGINE=onnxruntime"
+    )
+    assert f"to do: {advice}" in " ".join(doctor.text(record).split())
     assert "refuses GPU 1 (Fake H100" in " ".join(doctor.text(record).split())
 
 
@@ -227,6 +291,20 @@ def test_a_hopper_gpu_that_tensorrt_rtx_refuses(environment: Environment) -> Non
     assert record["advice"] == ["no engine can use the GPU: pip install tensorrt-rtx-cu12==1.5.0.114"]
 
 
+@pytest.mark.slow
+def test_a_gpu_and_no_tensorrt(environment: Environment) -> None:
+    environment.fake_driver()
+    environment.hide("tensorrt", "tensorrt_bindings", "tensorrt_rtx", "tensorrt_rtx_bindings")
+    record = environment.record(status=0)
+    assert record["usable"] == ["onnxruntime"]
+    assert record["advice"] == ["no engine can use the GPU: pip install tensorrt-rtx-cu12==1.5.0.114"], "for Hopper"
+
+
+def test_tensorrt_for_a_gpu() -> None:
+    assert trt.install_for((9, 0)) == "pip install tensorrt-rtx-cu12==1.5.0.114"
+    assert trt.install_for((8, 6)) == 'pip install "mxnet-trt-property[rtx-cu12]"'
+
+
 @pytest.mark.parametrize(
     ("rows", "advice"),
     [
@@ -242,13 +320,13 @@ def test_a_hopper_gpu_that_tensorrt_rtx_refuses(environment: Environment) -> Non
         ),
         (
             [("tensorrt", "", "not there", "pip install a"), ("tensorrt_rtx", "", "not there", "pip install b")],
-            "pip install b",
+            "pip install for the GPU",
         ),
     ],
 )  # fmt: skip
 def test_advice_for_a_gpu(rows: list[tuple[Any, ...]], advice: str) -> None:
     records = [dict(zip(("name", "version", "reason", "install"), row)) for row in rows]
-    assert doctor._install_for_gpus(records) == advice
+    assert doctor._install_for_gpus(records, [{"install": "pip install for the GPU"}]) == advice
 
 
 @pytest.mark.parametrize(
@@ -293,7 +371,7 @@ def test_activation_that_is_turned_off(environment: Environment) -> None:
     record = environment.record(status=0, MXNET_TENSORRT_AUTOLOAD="0")
     assert "error" not in record["mxnet"], "what is asked there is whether MXNet itself is in order"
     assert "the import hook is turned off" in record["activation"]["error"]
-    assert record["advice"] == ["programs do not get TensorRT here: see activation"]
+    assert record["advice"] == ["programs do not get TensorRT here: see activation above"]
 
 
 def test_variables() -> None:

@@ -90,7 +90,7 @@ def test_without_shapes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("missing",), "missing-symbol.json cannot be explained"),
+        (("missing",), "missing-symbol.json cannot be loaded | found: no such file | required: a checkpoint's PREFIX"),
         (("PREFIX", "--shape", "dat=2,5"), "--shape names what is not there"),
         (("PREFIX", "--shape", "data=2,x"), "NAME=1,3,224,224"),
         (("PREFIX", "--shape", "data=2,5", "--shape", "fc1_weight=1,1"), "cannot be explained"),
@@ -107,4 +107,4 @@ def test_a_file_that_is_no_network(tmp_path: Path) -> None:
     (tmp_path / "net-symbol.json").write_text("{]")
     done = run(str(tmp_path / "net"))
     assert done.returncode == 1
-    assert "cannot be explained" in done.stderr
+    assert "net-symbol.json cannot be loaded" in done.stderr

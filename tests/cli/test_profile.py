@@ -129,11 +129,18 @@ def test_a_tensorrt_engine(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere", "--shape", "data=1,2"], "The checkpoint nowhere cannot be loaded"),
-        (["PREFIX", "--shape", "dat=1,2"], "--shape names an input that the network does not have | found: dat"),
+        (["nowhere", "--shape", "data=1,2"], "nowhere-symbol.json cannot be loaded"),
+        (
+            ["PREFIX", "--shape", "dat=1,2"],
+            "--shape names what is not there | found: dat | required: inputs of the network, such as data",
+        ),
         (["PREFIX", "--shape", "data=2,3,8,8", "--engine", "best"], "required: one of auto, tensorrt"),
         (["PREFIX", "--shape", "data=2,3,8,8", "--json", "/nowhere/file"], "/nowhere/file cannot be written"),
-        (["PREFIX", "--shape", "data=2,3"], "The network cannot be bound"),
+        (["PREFIX", "--shape", "data=2,3"], "cannot be bound: the shapes do not fit the network"),
+        (
+            ["PREFIX", "--epoch", "7"],
+            "net-0007.params cannot be loaded | found: no such file, but epoch 0 | next step: --epoch 0",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told(

@@ -74,7 +74,9 @@ def _tells(call: ast.Call, with_plain_errors: bool) -> bool:
     if isinstance(call.func, ast.Attribute):
         return call.func.attr == "warning"
     name = getattr(call.func, "id", "")
-    return name in ("message", "warn_once", "_error") or (with_plain_errors and name.endswith("Error"))
+    return name in ("message", "warn_once", "warn_of_fallback", "_error") or (
+        with_plain_errors and name.endswith("Error")
+    )
 
 
 def _text(node: ast.expr) -> Optional[str]:

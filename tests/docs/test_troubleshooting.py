@@ -235,7 +235,10 @@ CASES = [
     Case("The ONNX Runtime runner of … is closed", closed),
     Case("--shape names what is not there", lambda: command("explain", "net", "--shape", "image=2,5")),
     Case("--shape has a value that is not valid", lambda: command("explain", "net", "--shape", "2,5")),
-    Case("… cannot be explained", lambda: command("explain", "other", "--shape", "data=2,5")),
+    Case("… cannot be loaded", lambda: command("explain", "other", "--shape", "data=2,5")),
+    Case(
+        "… cannot be explained", lambda: command("explain", "net", "--shape", "data=2,5", "--shape", "fc1_weight=1,1")
+    ),
     Case("-o has a format that is not known", lambda: command("plot", "net", "-o", "net.bmp")),
     Case("Gluon's zoo has no network '…'", lambda: command("bench", "--models", "resnet19")),
 ]

@@ -328,7 +328,7 @@ def test_calibrate_reads_records_of_images(tmp_path: Path) -> None:
         ({"--data": "setup.py"}, "an .npy, .npz or .rec file"),
         ({"--shape": "data=100,3,8,8"}, "do not fit the network's inputs"),
         ({"--shape": "data=5000,1,8,8"}, "no batch to calibrate on"),
-        ({"prefix": "/nowhere"}, "cannot be calibrated"),
+        ({"prefix": "/nowhere"}, "/nowhere-symbol.json cannot be loaded"),
     ],
 )
 def test_calibrate_says_what_is_wrong(
