@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 8
+#define MXTRT_ABI_VERSION 9
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus

@@ -19,7 +19,7 @@ from mxnet_trt_property import subgraph_inference
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 from mxnet_trt_property.subgraph_inference import CInferenceApi
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
