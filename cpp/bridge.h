@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 8
+#define MXTRT_ABI_VERSION 9
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -69,6 +69,28 @@ typedef struct MxtrtForkApi {
   const char* (*last_error)(void);    // MXGetLastError
 } MxtrtForkApi;
 
+// Functions of MXNet's C++ for one kind of inference, in which F is the type of std::function that nnvm keeps for each
+// operator: see inference.cc.
+typedef struct MxtrtInference {
+  void* map;      // nnvm::Op::GetAttr<F>
+  void* find;     // nnvm::OpMap<F>::operator[]
+  void* set;      // nnvm::Op::set_attr<F>
+  void* copy;     // F's copy constructor
+  void* manager;  // what an F that holds a plain function is copied and destroyed by ...
+  void* invoker;  // ... and called by
+  void* helper;   // mxnet::op::DefaultSubgraphOp*Helper: infers through a subgraph
+} MxtrtInference;
+
+typedef struct MxtrtInferenceApi {
+  void* op;              // nnvm::Op of '_TensorRT'
+  void* example;         // nnvm::Op of an operator of MXNet's whose three functions are plain ones
+  void* string_new;      // std::string's constructor from a text, of the ABI that MXNet was built with
+  void* string_destroy;  // and its destructor
+  MxtrtInference shape;
+  MxtrtInference type;
+  MxtrtInference storage_type;
+} MxtrtInferenceApi;
+
 // Functions of the CUDA driver, looked up by Python, which owns the driver library. Status 0 is success.
 typedef struct MxtrtCuda {
   int (*ctx_push)(void* context);
@@ -106,8 +128,8 @@ typedef struct MxtrtReplaySpec {
 } MxtrtReplaySpec;
 
 MXTRT_EXPORT int mxtrt_abi_version(void);
-// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy, MxtrtReplaySpec and MxtrtForkApi, for the check at load
-// time.
+// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy, MxtrtReplaySpec, MxtrtForkApi and MxtrtInferenceApi, for
+// the check at load time.
 MXTRT_EXPORT void mxtrt_struct_sizes(uint32_t* sizes);
 // Copies the table; NULL takes the callbacks away (interpreter exit), after which forwards fail with a message.
 MXTRT_EXPORT int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks);
@@ -150,6 +172,9 @@ MXTRT_EXPORT void mxtrt_skip_exit_handlers(void);
 MXTRT_EXPORT int mxtrt_watch_interrupts(int on);
 // How many were counted since the library was loaded.
 MXTRT_EXPORT uint64_t mxtrt_interrupt_count(void);
+// Gives '_TensorRT' functions of inference that lose no memory, once a process. Returns MXTRT_FAIL, with mxtrt_error()
+// and everything as it was, where anything is not as inference.cc expects it.
+MXTRT_EXPORT int mxtrt_replace_inference(const MxtrtInferenceApi* api);
 // The error text of this thread.
 MXTRT_EXPORT const char* mxtrt_error(void);
 // How many times Python was called since the library was loaded: a replayed forward makes no call.

@@ -46,6 +46,7 @@ void mxtrt_struct_sizes(uint32_t* sizes) {
   sizes[3] = sizeof(MxtrtCopy);
   sizes[4] = sizeof(MxtrtReplaySpec);
   sizes[5] = sizeof(MxtrtForkApi);
+  sizes[6] = sizeof(MxtrtInferenceApi);
 }
 
 int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks) {

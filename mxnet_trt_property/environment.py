@@ -25,8 +25,7 @@ def native_backend(value: str) -> Iterator[None]:
 
     With 'TensorRT' it would run its pass with the partitioner's stale answers, or fail where the backend is not
     registered yet, and would leave out the MKLDNN fusion of the nodes that stay with it. Where no nodes stay with it,
-    IDLE_BACKEND saves three of the four inferences of the whole graph that MKLDNN's passes make; each of them leaks
-    memory for every TensorRT node.
+    IDLE_BACKEND saves three of the four inferences of the whole graph that MKLDNN's passes make.
 
     Only the C environment is changed; `os.environ` and other threads' Python code see no difference. One thread is
     inside at a time: the value is the process's, and MXNet's passes keep what they work on in process-wide objects.

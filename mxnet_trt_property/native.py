@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
+from mxnet_trt_property import subgraph_inference
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
+from mxnet_trt_property.subgraph_inference import CInferenceApi
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -199,6 +201,7 @@ def load(handlers: Handlers) -> ctypes.CDLL:
         if not _in_mxnet:
             _connect(lib, handlers)
             _load_into_mxnet(LIBRARY)
+            subgraph_inference.replace(lib)
             atexit.register(_disconnect, handlers.at_exit)
             _watch_forks(lib)
             os.register_at_fork(before=_wait_before_fork)
@@ -277,6 +280,7 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_callback_count.restype = ctypes.c_uint64
     lib.mxtrt_error.restype = ctypes.c_char_p
     lib.mxtrt_interrupt_count.restype = ctypes.c_uint64
+    lib.mxtrt_replace_inference.argtypes = [ctypes.POINTER(CInferenceApi)]
     lib.mxtrt_replay_new.argtypes = [ctypes.POINTER(CReplaySpec)]
     lib.mxtrt_replay_new.restype = ctypes.c_void_p
     lib.mxtrt_replay_free.argtypes = [ctypes.c_void_p]
@@ -293,10 +297,10 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _check_abi(lib: ctypes.CDLL, path: Path) -> None:
-    sizes = (ctypes.c_uint32 * 6)()
+    sizes = (ctypes.c_uint32 * 7)()
     lib.mxtrt_struct_sizes(sizes)
     found = (lib.mxtrt_abi_version(), *sizes)
-    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec, CForkApi)
+    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec, CForkApi, CInferenceApi)
     expected = (ABI_VERSION, *(ctypes.sizeof(s) for s in structs))
     if found != expected:
         raise NativeLibraryError(

@@ -142,6 +142,8 @@ def text(record: dict[str, Any]) -> str:
         lines += _row("  shims", _shims(mxnet["shims"]))
     native = record["native_library"]
     lines += _row("native library", f"ABI {native.get('abi')}, {native.get('path')}", native.get("error"))
+    if "error" not in mxnet and "error" not in native:
+        lines += _row("  inference", _inference(record["inference"]), record["inference"].get("error"))
     cache = record["cache"]
     lines += _row("cache", _cache(cache), cache.get("error"))
     lines += _message(cache["problem"], _LABEL) if cache.get("problem") else []
@@ -182,6 +184,12 @@ def _cache(found: dict[str, Any]) -> str:
     held, limit = (f"{found[name] / 2**20:.0f}" for name in ("size_bytes", "limit_bytes"))
     count = f"{found['entries']} {'entry' if found['entries'] == 1 else 'entries'}"
     return f"{found['folder']}, {count}, {held} of {limit} MiB"
+
+
+def _inference(found: dict[str, Any]) -> str:
+    if found.get("replaced"):
+        return "by this package: binds lose no memory"
+    return f"by MXNet, which loses some memory at each bind: {found.get('problem')}"
 
 
 def _row(label: str, value: Optional[str], error: Optional[str] = None) -> list[str]:

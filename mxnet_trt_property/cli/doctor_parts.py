@@ -84,6 +84,13 @@ def native_library() -> Record:
     return {"path": str(native.LIBRARY), "required_abi": native.ABI_VERSION, **attempt(opened)}
 
 
+def inference() -> Record:
+    """Returns whether TensorRT nodes lose no memory at each bind, or why they do as MXNet itself would."""
+    import_module("mxnet_trt_property.backend").load_native()
+    problem = import_module("mxnet_trt_property.subgraph_inference").problem()
+    return {"replaced": problem is None, "problem": problem}
+
+
 def engines() -> Record:
     """Returns every engine in the order of preference, and the GPUs with what each engine says of them."""
     registry = import_module("mxnet_trt_property.engines.registry")
@@ -267,6 +274,7 @@ PARTS: Mapping[str, Callable[[], Record]] = {
     "packages": python_packages,
     "mxnet": mxnet,
     "native_library": native_library,
+    "inference": inference,
     "engines": engines,
     "cache": lambda: dict(import_module("mxnet_trt_property.cli.doctor_cache").cache()),
 }

@@ -113,6 +113,7 @@ def test_no_gpu(environment: Environment) -> None:
     assert record["mxnet"]["packages"] == ["mxnet 1.9.1"]
     assert Path(record["mxnet"]["library"]).name == "libmxnet.so"
     assert record["native_library"]["abi"] == record["native_library"]["required_abi"]
+    assert record["inference"] == {"replaced": True, "problem": None}
     assert [row["name"] for row in record["engines"]][:3] == ["tensorrt", "tensorrt_rtx", "onnxruntime"]
     assert record["usable"] == ["onnxruntime"]
     assert rows(record)["tensorrt"]["version"] == "10.13"
@@ -125,6 +126,12 @@ def test_no_gpu(environment: Environment) -> None:
     assert step in [line.strip() for line in doctor.text(record).partition("GPUs:")[2].splitlines()]
     assert record["activation"] == {"works": True, "engines": ["onnxruntime"], "error": None, "warnings": []}
     assert (record["variables"], record["advice"]) == ([], [])
+
+
+def test_mxnet_keeps_its_own_inference() -> None:
+    record = doctor.examine()
+    record["inference"] = {"replaced": False, "problem": "libmxnet was built by another compiler"}
+    assert "by MXNet, which loses some memory at each bind: libmxnet was built" in " ".join(doctor.text(record).split())
 
 
 @pytest.mark.slow
