@@ -40,7 +40,7 @@ def assert_neighbours(rounded: Any, weights: Any) -> None:
     assert np.array_equal(rounded[exact].view(np.uint32), weights[exact].view(np.uint32)), "exact ones changed"
 
 
-@settings(deadline=None, database=None)
+@settings(deadline=None, derandomize=True, database=None)
 @given(st.data())
 def test_weights_go_to_a_neighbour_and_sums_get_nearer(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 40)))
@@ -61,7 +61,7 @@ def test_weights_go_to_a_neighbour_and_sums_get_nearer(data: st.DataObject) -> N
     assert (left(rounded) <= left(nearest) + 1e-6 * reach).all()
     if shape[1] <= 16 and not shift.any():
         # Every weight may move then, and the sum crosses 0: less is left than half of the largest change.
-        steps = np.spacing(np.abs(nearest).astype(np.float16)).astype(np.float64) * np.abs(scale)
+        steps = np.ldexp(1.0, np.maximum(np.frexp(nearest)[1] - 11, -24)) * np.abs(scale)
         assert (left(rounded) <= steps.max(axis=1) / 2 + 1e-6 * reach).all()
 
 
