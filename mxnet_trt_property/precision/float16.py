@@ -1,7 +1,8 @@
 """Float16 inside a model whose inputs and outputs keep their dtypes.
 
 The conversion itself is ONNX Runtime's (onnxruntime.transformers.float16). Around it: batch normalizations are folded
-in float64, positions stay exact, loops get constants of their own, and no float32 value takes a way through float16.
+in float64, weights are rounded so that channels keep their means, positions stay exact, loops get constants of their
+own, and no float32 value takes a way through float16.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from onnx import numpy_helper
 
 from mxnet_trt_property.errors import EngineError, message
 from mxnet_trt_property.precision.graphs import drop_unread_constants, fold_batch_normalizations, inner_graphs, reads
+from mxnet_trt_property.precision.moments import channel_moments
+from mxnet_trt_property.precision.rounding import round_weights
 from mxnet_trt_property.precision.rules import FLOAT32_OPERATORS, asked_for, entries_with_loops, integers, positions
 from mxnet_trt_property.precision.runtime import peak, tool
 
@@ -33,6 +36,7 @@ def to_float16(model: bytes, keep: Collection[str], near: Collection[str], label
         EngineError: ONNX Runtime, which has the converter, is missing, or it failed.
     """
     proto = onnx.shape_inference.infer_shapes(onnx.load_from_string(model))
+    moments = channel_moments(proto.graph)
     asked = asked_for(proto.graph, keep) | set(near)
     asked |= fold_batch_normalizations(proto.graph, asked)
     large = {
@@ -45,6 +49,7 @@ def to_float16(model: bytes, keep: Collection[str], near: Collection[str], label
     asked |= integers(proto.graph)
     asked |= entries_with_loops(proto.graph)  # the converter does not look inside of loops
     _give_loops_constants_of_their_own(proto.graph)
+    round_weights(proto.graph, asked, moments)
     converter = tool("transformers.float16", label)
     sorter = tool("transformers.onnx_model", label)
     try:

@@ -62,6 +62,17 @@ TOLERANCE = 5e-3
 
 @pytest.mark.parametrize("name", ["mlp", "lenet", "wavenet", "resnet18_v2"])
 def test_network(name: str) -> None:
+    assert_near(name, TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.VISION)
+def test_vision_network(name: str) -> None:
+    """Rounded to the nearest, the weights of Inception v3 alone would move its output by 7e-3."""
+    assert_near(name, 2e-3)
+
+
+def assert_near(name: str, tolerance: float) -> None:
     network = zoo.BUILDERS[name]()
     rng = np.random.default_rng(0)
     data = {k: mx.nd.array(rng.standard_normal(s)) for k, s in network.data_shapes.items()}
@@ -69,15 +80,9 @@ def test_network(name: str) -> None:
     expected = outputs(network.symbol, arrays, "NONE")[0]
     found = outputs(network.symbol, arrays, "TensorRT", MXNET_TENSORRT_PRECISION="fp16")[0]
     error = relative_error(mx.nd.array(found), mx.nd.array(expected))
-    assert 1e-6 < error < TOLERANCE, "not float16, or not near"
+    assert 1e-6 < error < tolerance, "not float16, or not near"
     assert found.dtype == np.float32
     assert np.array_equal(found.argmax(-1), expected.argmax(-1))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.VISION)
-def test_vision_network(name: str) -> None:
-    test_network(name)
 
 
 @pytest.mark.parametrize(
@@ -170,6 +175,25 @@ def test_inputs_and_weights_beyond_float16() -> None:
     expected = outputs(symbol, arrays, "NONE")[0]
     found = outputs(symbol, arrays, "TensorRT", MXNET_TENSORRT_PRECISION="fp16")[0]
     assert relative_error(mx.nd.array(found), mx.nd.array(expected)) < 5e-3
+
+
+def test_first_layers_of_an_ill_conditioned_network_stay_in_float32(caplog: pytest.LogCaptureFixture) -> None:
+    """Its second layer takes the difference of nearly equal numbers, which no later layer makes good."""
+    net = S.var("data")
+    for i in range(8):
+        net = S.FullyConnected(net, num_hidden=16, no_bias=True, name=f"fc{i}")
+    arrays = random_arrays(net, {"data": (2, 16)})
+    for i in range(8):
+        arrays[f"fc{i}_weight"] /= 4
+    first, second = (arrays[f"fc{i}_weight"].asnumpy() for i in range(2))
+    first[1::2] = first[::2] + first[1::2] / 100
+    second[:, 1::2] = -second[:, ::2]
+    arrays["fc0_weight"][:], arrays["fc1_weight"][:] = first, second
+    expected = outputs(net, arrays, "NONE")[0]
+    with caplog.at_level(logging.INFO, "mxnet_trt_property"):
+        found = outputs(net, arrays, "TensorRT", MXNET_TENSORRT_PRECISION="fp16")[0]
+    assert relative_error(mx.nd.array(found), mx.nd.array(expected)) < TOLERANCE
+    assert "layers stay in float32 (fc0" in caplog.text
 
 
 def test_delicate_operators_and_those_asked_for_stay_in_float32() -> None:
