@@ -261,7 +261,7 @@ def test_new_weights_are_looked_at_again() -> None:
 
 def test_without_the_converter_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime.transformers.float16", None)
-    with pytest.raises(EngineError, match="pip install onnxruntime"):
+    with pytest.raises(EngineError, match="pip install --upgrade onnx onnxruntime"):
         to_float16(b"", (), (), "x")
 
 
