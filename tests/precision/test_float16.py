@@ -261,7 +261,16 @@ def test_new_weights_are_looked_at_again() -> None:
 
 def test_without_the_converter_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime.transformers.float16", None)
-    with pytest.raises(EngineError, match="pip install --upgrade onnx onnxruntime"):
+    with pytest.raises(
+        EngineError, match="next step: pip install --upgrade onnx onnxruntime, or set MXNET_TENSORRT_PREC"
+    ):
+        to_float16(b"", (), (), "x")
+
+    def not_installed(_: str) -> Any:
+        raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+
+    monkeypatch.setattr("mxnet_trt_property.precision.runtime.importlib.import_module", not_installed)
+    with pytest.raises(EngineError, match="next step: pip install onnxruntime, or set MXNET_TENSORRT_PRECISION=fp32"):
         to_float16(b"", (), (), "x")
 
 
