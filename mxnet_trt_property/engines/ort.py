@@ -180,7 +180,7 @@ class OnnxRuntimeEngine:
                     return program
                 except (EngineError, ort_packing.PackingError) as error:
                     # A full disk among other things; without a file to write the build says what else it may be.
-                    reason = str(error)
+                    reason = str(error.__cause__ or error).replace(f"{scratch}{os.sep}", "")
         program = self.build(model, options, device, label)
         if reason:
             what = f"{label}: its optimized model cannot be kept in the cache"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,6 +101,51 @@ print(loaded, bool(np.isfinite(y).all() and y.any()))
     )
     assert done.stdout.strip() == "False True", done.stderr
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+IN_A_SMALL_TMPFS = """
+import logging, os, sys
+logging.basicConfig(format="%(message)s", level=logging.WARNING)
+import mxnet_trt_property
+import mxnet as mx
+from mxnet_trt_property import programs
+from tests.models import zoo
+from tests.symbols import backend, conv_bn, bound, relative_error, taken_nodes
+folder = sys.argv[1]
+assert os.statvfs(folder).f_blocks * os.statvfs(folder).f_frsize == 8 << 20
+net = zoo.vision("resnet18_v2", batch=1, size=32)  # 45 MB of weights
+data = mx.nd.ones(net.data_shapes["data"])
+outputs = []
+for name in ("NONE", "TensorRT", "TensorRT"):
+    with backend(name, MXNET_TENSORRT_CACHE_DIR=folder + "/cache", MXNET_TENSORRT_CACHE="1"):
+        executor = net.symbol.simple_bind(mx.cpu(), grad_req="null", **net.data_shapes)
+        executor.copy_params_from(net.arg_params, net.aux_params)
+        outputs.append(executor.forward(is_train=False, data=data)[0].asnumpy())
+    assert name == "NONE" or taken_nodes(executor)
+    del executor
+    programs.clear()
+    print([file.name.split("-")[0] for file in os.scandir(folder + "/cache")] if name != "NONE" else "stock")
+print(max(relative_error(found, outputs[0]) for found in outputs[1:]) < 1e-4)
+shapes = {"data": (2, 3, 8, 8)}
+with backend("TensorRT", MXNET_TENSORRT_CACHE_DIR=folder + "/cache", MXNET_TENSORRT_CACHE="1"):
+    bound(conv_bn(), "TensorRT", shapes).forward()[0].wait_to_read()  # there is room for this one
+print(len(os.listdir(folder + "/cache")) > 0)
+"""
+
+
+def test_a_full_tmpfs(tmp_path: Path) -> None:
+    """The disk of the cache is full: results are right, nothing half written is left, and what fits is kept."""
+    mount = 'mount -t tmpfs -o size=8m tmpfs "$0" && exec "$@"'
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, str(tmp_path)]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine lets no process mount a file system of its own")
+    root = Path(__file__).resolve().parents[2]
+    command = [*alone, sys.executable, "-c", IN_A_SMALL_TMPFS, str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["stock", "[]", "[]", "True", "True"], done.stderr
+    told = [line for line in done.stderr.splitlines() if "cannot be kept in the cache" in line]
+    assert len(told) == 1, done.stderr
+    assert "make room on the cache's disk, or set MXNET_TENSORRT_CACHE=0" in done.stderr
 
 
 # -- TensorRT ----------------------------------------------------------------------------------
