@@ -117,7 +117,7 @@ def _packed(
         dtypes: The dtype of each argument.
         arguments: simple_bind's arguments by name.
     """
-    shared = any(arguments.get(name) for name in ("shared_exec", "shared_buffer", "shared_arg_names"))
+    shared = any(arguments.get(k) is not None for k in ("shared_exec", "shared_buffer", "shared_arg_names"))
     if shared or made.decisions.refused or made.frozen or not packing.is_possible(arguments["ctx"]):
         return None
     symbol, given = made.symbol, made.data or frozenset()

@@ -36,7 +36,14 @@ from mxnet_trt_property.cache.keys import Recipe
 from mxnet_trt_property.convert import ConvertedModel
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Buffer, Device, Options, Program, ReplayableRunner, Runner, Shapes
-from mxnet_trt_property.errors import BuildInterruptedError, EngineError, brief, message, next_step_of
+from mxnet_trt_property.errors import (
+    BuildInterruptedError,
+    DeviceMemoryError,
+    EngineError,
+    brief,
+    message,
+    next_step_of,
+)
 from mxnet_trt_property.logs import debug_once, log, tell_engine, warn_once
 from mxnet_trt_property.precision import rewriting, tables
 from mxnet_trt_property.profiling import Section
@@ -485,8 +492,12 @@ class Session:
 
     def _give_up_range(self, error: Exception) -> bool:
         """Goes on with a program of fixed shapes on the same engine where one for a range failed; returns whether."""
-        if self._fitted is None or self._shapes is None:
-            return False
+        if (
+            self._fitted is None
+            or self._shapes is None
+            or isinstance(error, (cuda_driver.CudaError, DeviceMemoryError))
+        ):
+            return False  # a GPU that fails, or is full, says nothing of ranges
         reason = str(error) or type(error).__name__
         dynamic_shapes.note_refusal((self._fitted.structure, self._engines[0].name, self._options), reason)
         self._drop_engine()

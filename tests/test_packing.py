@@ -103,6 +103,9 @@ def test_data_and_what_is_shared_stay_apart(packed: None, monkeypatch: pytest.Mo
         shared = conv_bn().simple_bind(
             mx.cpu(), grad_req="null", shared_exec=first, shared_arg_names=["conv_weight"], shared_buffer={}, **SHAPES
         )
+        buffer: dict[str, Any] = {}
+        conv_bn().simple_bind(mx.cpu(), grad_req="null", shared_buffer=buffer, **SHAPES)
+    assert "data" in buffer
     assert len(together) == 2
     assert together[0] - together[1] == {"fc_bias"}
     assert not {"data", "softmax_label"} & together[0]
