@@ -22,9 +22,9 @@ __all__ = ["__version__", "compile", "load", "reports"]
 
 def reports() -> tuple[Report, ...]:
     """Returns one record for each TensorRT node alive: label, engine, nodes, builds and forwards so far."""
-    from mxnet_trt_property import session
+    from mxnet_trt_property import session_table
 
-    return session.reports()
+    return session_table.reports()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from mxnet_trt_property import dynamic_shapes, forks, infer, native, partition, ranges, session, settings, support
+from mxnet_trt_property import dynamic_shapes, forks, infer, native, partition, ranges, session_table, settings, support
 from mxnet_trt_property.engines import registry as engines
 from mxnet_trt_property.engines.registry import Device
 from mxnet_trt_property.errors import ConversionError, message
@@ -150,7 +150,11 @@ def load_native() -> None:
     Raises:
         NativeLibraryError: The library is missing, is of another version, or MXNet refuses it.
     """
-    native.load(native.Handlers(_on_decide, session.create, session.forward, session.destroy, session.write_report))
+    native.load(
+        native.Handlers(
+            _on_decide, session_table.create, session_table.forward, session_table.destroy, session_table.write_report
+        )
+    )
 
 
 def complete_dtypes(symbol: Any, dtypes: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,7 +195,7 @@ def _on_decide(json_text: str, options: Mapping[str, str]) -> None:
                 next_step="report this with the symbol's JSON file",
             )
         )
-    attrs = {f"{session.OPTION_PREFIX}{k}__": v for k, v in node_options.items()}
+    attrs = {f"{session_table.OPTION_PREFIX}{k}__": v for k, v in node_options.items()}
     native.set_groups(decisions.groups, attrs)
 
 
@@ -206,13 +210,13 @@ def _name_nodes(symbol: Any, taken_names: set[str], before: Graph, flexible: Opt
         first_output.setdefault(head.node, position)
     number = 0
     for node in graph.nodes:
-        if node.op != "_TensorRT" or session.LABEL_ATTRIBUTE in node.attrs:
+        if node.op != "_TensorRT" or session_table.LABEL_ATTRIBUTE in node.attrs:
             continue
         while f"tensorrt{number}" in taken_names:
             number += 1
         name = f"tensorrt{number}"
         taken_names.add(name)
-        attrs = {"name": name, session.LABEL_ATTRIBUTE: name}
+        attrs = {"name": name, session_table.LABEL_ATTRIBUTE: name}
         if flexible is not None:
             try:
                 described = dynamic_shapes.describe(inner[node.id], before, flexible)

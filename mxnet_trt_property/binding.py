@@ -22,7 +22,7 @@ from mxnet_trt_property import (
     packing,
     partition,
     ranges,
-    session,
+    session_table,
     settings,
 )
 from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend
@@ -91,7 +91,7 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
         made = _freeze(made, values or {})
         left = {k: v for k, v in free.items() if k not in made.frozen}
         try:
-            with session.collect() as sessions, _backend_beside(made):
+            with session_table.collect() as sessions, _backend_beside(made):
                 arrays = _packed(made, left, dtypes, plain)
                 if arrays is None:
                     executor = stock_bind(made.symbol, left, type_dict=dtypes)
@@ -157,7 +157,7 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
             return stock_bind(symbol)
         rest = ("null", auxiliary, arguments["group2ctx"], arguments["shared_exec"])
         try:
-            with session.collect() as sessions, _backend_beside(made):
+            with session_table.collect() as sessions, _backend_beside(made):
                 executor = stock.bind(made.symbol, arguments["ctx"], arrays, None, *rest)
         except (MXNetError, RuntimeError) as error:
             return _bind_without(error, lambda: stock_bind(symbol))
@@ -285,7 +285,7 @@ def _reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
         if not arguments["partial_shaping"]:
             _check_unspecified(executor, shapes, all_shapes)
         # MXNet checks the sizes and shares the memory. Its arrays come in the order of the partitioned symbol.
-        with session.collect() as sessions, _backend_beside(state.made):
+        with session_table.collect() as sessions, _backend_beside(state.made):
             new = stock.reshape(executor, True, arguments["allow_up_sizing"], **{**shapes, **all_shapes})
         arrays = dict(zip(state.made.symbol.list_arguments(), new.arg_arrays))
         auxiliary = dict(zip(state.made.symbol.list_auxiliary_states(), new.aux_arrays))
@@ -299,7 +299,7 @@ def _reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
             return _bind_stock(symbol, executor._ctx, {**arrays, **auxiliary})
         if made.decisions.groups != state.made.decisions.groups:
             # Other nodes can be taken at the new shapes.
-            with session.collect() as sessions, _backend_beside(made):
+            with session_table.collect() as sessions, _backend_beside(made):
                 new = stock.bind(made.symbol, executor._ctx, arrays, None, "null", auxiliary)
         return attach(new, symbol, made, _twin_maker(symbol, made), sessions)
 

@@ -188,7 +188,7 @@ def _read(executor: Any) -> list[np.ndarray[Any, Any]]:
 
 
 def _plugin(case: Case, made: Prepared) -> list[Variant]:
-    from mxnet_trt_property import session
+    from mxnet_trt_property import session_table
 
     with backend(settings.BACKEND, case.precision):
         executor = _bind(case, _context(case))
@@ -205,7 +205,7 @@ def _plugin(case: Case, made: Prepared) -> list[Variant]:
         made.subgraphs = decisions.subgraph_count
         loop = _loop("blog loop", case, executor)
         loop.call()  # builds the engine while the settings hold
-        engine = "+".join(sorted({r.engine for r in session.reports()[-made.subgraphs :]}))
+        engine = "+".join(sorted({r.engine for r in session_table.reports()[-made.subgraphs :]}))
     made.engines.update({"blog loop": engine, "forward": engine})
 
     def call() -> None:

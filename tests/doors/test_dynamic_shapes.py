@@ -18,7 +18,7 @@ import pytest
 from mxnet.gluon import nn
 
 import mxnet_trt_property
-from mxnet_trt_property import programs, session
+from mxnet_trt_property import programs
 from mxnet_trt_property.compiled import ArrayError, CompileError
 from mxnet_trt_property.engines.ort import OnnxRuntimeEngine
 from mxnet_trt_property.errors import SettingError
@@ -99,7 +99,7 @@ def test_reshape_up_and_down(built: list[Any]) -> None:
                 executor.forward(is_train=False, data=images(count)), stock(conv_bn(), arrays, data=images(count))
             )
     assert [profile for _, profile in built] == [(((1, 3, 8, 8), (8, 3, 8, 8), (8, 3, 8, 8)),)]
-    assert sum(report.builds for report in session.reports()) <= 1
+    assert sum(report.builds for report in mxnet_trt_property.reports()) <= 1
 
 
 def test_executors_of_each_size_share_one_engine(built: list[Any]) -> None:
@@ -484,7 +484,7 @@ def test_freed_engines_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 TWO_SIZES = """
 import json, mxnet as mx, numpy as np
-from mxnet_trt_property import session
+import mxnet_trt_property
 data = mx.sym.Variable("data")
 net = mx.sym.Convolution(data, kernel=(3, 3), num_filter=4, name="conv")
 net = mx.sym.FullyConnected(mx.sym.Flatten(mx.sym.Activation(net, act_type="relu")), num_hidden=3, name="fc")
@@ -495,7 +495,7 @@ for count in (2, 5):
         array[:] = mx.nd.arange(array.size).reshape(array.shape) / array.size
     values += executor.forward()[0].asnumpy().ravel().tolist()
     executors.append(executor)
-print(json.dumps([values, [(r.builds, r.loads) for r in session.reports()]]))
+print(json.dumps([values, [(r.builds, r.loads) for r in mxnet_trt_property.reports()]]))
 """
 
 

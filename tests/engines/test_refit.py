@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import mxnet_trt_property
-from mxnet_trt_property import native, programs
+from mxnet_trt_property import native, programs, session_table
 from mxnet_trt_property.engines import trt, trt_refit
 from mxnet_trt_property.engines.registry import Device, Options
 from mxnet_trt_property.errors import EngineError
@@ -274,7 +274,7 @@ def test_a_gluon_block_is_refitted() -> None:
     net.initialize()
     x = mx.nd.array(np.random.default_rng(0).standard_normal(SHAPES["data"]))
     net(x)
-    ids = {id(s) for s in mxnet_trt_property.session._sessions.values()}
+    ids = {id(s) for s in session_table._sessions.values()}
     found: dict[str, list[Any]] = {"stock": [], "ours": []}
     for name, results in found.items():
         if name == "ours":
@@ -286,7 +286,7 @@ def test_a_gluon_block_is_refitted() -> None:
             results.extend(net(x).asnumpy() for _ in range(2))
     for ours, stock in zip(found["ours"], found["stock"]):
         assert relative_error(ours, stock) < 1e-5
-    made = [s for s in mxnet_trt_property.session._sessions.values() if id(s) not in ids]
+    made = [s for s in session_table._sessions.values() if id(s) not in ids]
     assert {s.report.engine for s in made} == {"tensorrt"}
     assert sum(s.report.refits for s in made) >= 3
 
