@@ -156,13 +156,17 @@ def _entry(*names: str, **rest: Any) -> Callable[[registry.Emit], registry.Emit]
 # ---- to and from floats ----
 
 
+def _check_range_and_data(params: QuantizeParameters, node: NodeInfo, dtype: np.dtype[Any]) -> Optional[str]:
+    if params.is_calibrated and params.size == 0:
+        return reason("calibrated range", found="0 to 0", required="a range")
+    return check_dtype("the data", node.inputs[0], (dtype,))
+
+
 def _check_quantize(params: QuantizeParameters, node: NodeInfo) -> Optional[str]:
     if params.out_type not in ("int8", "uint8", "auto"):
         return reason("out_type", found=params.out_type, required="int8, uint8 or auto")
-    if params.is_calibrated and params.size == 0:
-        return reason("calibrated range", found="0 to 0", required="a range")
     # Data that is integer already passes, with a range of its own.
-    return check_dtype("the data", node.inputs[0], (FLOAT32,))
+    return _check_range_and_data(params, node, FLOAT32)
 
 
 @_entry("_contrib_quantize_v2", parameters=QuantizeParameters, check=_check_quantize)
@@ -197,9 +201,7 @@ def _dequantize(params: DequantizeParameters, node: NodeInfo, inputs: Sequence[s
 
 
 def _check_requantize(params: QuantizeParameters, node: NodeInfo) -> Optional[str]:
-    if params.is_calibrated and params.size == 0:
-        return reason("calibrated range", found="0 to 0", required="a range")
-    return check_dtype("the data", node.inputs[0], (INT32,))
+    return _check_range_and_data(params, node, INT32)
 
 
 @_entry("_contrib_requantize", parameters=QuantizeParameters, check=_check_requantize)
