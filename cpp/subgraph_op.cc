@@ -201,6 +201,11 @@ class Forward {
   const mxtrt::Replay* early_;
 };
 
+// Waits for the run that was started early, if no forward has taken it yet, and drops it.
+void DropEarly(State* state) {
+  if (const mxtrt::Replay* early = state->early.exchange(nullptr)) early->Abandon();
+}
+
 // Finishes the run that was started early, or replays a captured run that fits the arrays.
 bool Replayed(State* state, Forward* forward, const Arrays& in, const Arrays& out, void* stream) {
   if (const mxtrt::Replay* early = forward->TakeEarly(in, out))
@@ -309,7 +314,7 @@ extern "C" int mxtrt_state_set_replays(int64_t state_id, void* const* replays, i
   const auto found = States().find(state_id);
   if (found == States().end()) return MXTRT_FAIL;
   // Who takes replays away frees them next.
-  if (const mxtrt::Replay* early = found->second->early.exchange(nullptr)) early->Abandon();
+  DropEarly(found->second);
   found->second->replays.clear();
   for (int32_t i = 0; i < count; ++i) found->second->replays.push_back(static_cast<const mxtrt::Replay*>(replays[i]));
   return MXTRT_OK;
@@ -357,7 +362,7 @@ extern "C" int mxtrt_state_cancel(int64_t state_id) {
   std::lock_guard<std::mutex> guard(StatesLock());
   const auto found = States().find(state_id);
   if (found == States().end()) return MXTRT_OK;
-  if (const mxtrt::Replay* early = found->second->early.exchange(nullptr)) early->Abandon();
+  DropEarly(found->second);
   return MXTRT_OK;
 }
 

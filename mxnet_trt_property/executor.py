@@ -68,13 +68,12 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         if early is None:
             self._assign(kwargs)
             return self._run(is_train)
+        reads_given = bool(kwargs) and early.can_read(kwargs)
         try:
-            if kwargs and early.can_read(kwargs):
+            if reads_given:
                 early.start(kwargs)  # before anything else: MXNet takes 30 us to get its own copy under way
-                self._assign(kwargs)
-            else:
-                if kwargs:
-                    self._assign(kwargs)
+            self._assign(kwargs)
+            if not reads_given:
                 early.start({})
             return self._run(is_train)
         except BaseException:

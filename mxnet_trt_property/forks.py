@@ -24,10 +24,13 @@ def in_child(leave: Leave) -> Leave:
     return leave
 
 
+def never_free(left: object) -> None:
+    """Keeps an object, and what it holds, from ever being freed, also when the interpreter ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))  # one more reference than anybody knows of
+
+
 def _run() -> None:
-    left = [leave() for leave in _leaves]
-    # One more reference than anybody knows of: nothing in it is freed, not even when the interpreter ends.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(left))
+    never_free([leave() for leave in _leaves])
 
 
 os.register_at_fork(after_in_child=_run)

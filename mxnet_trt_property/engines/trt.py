@@ -14,7 +14,7 @@ from mxnet_trt_property.cache.entry import Entry
 from mxnet_trt_property.cuda_driver import CudaError, DeviceInfo, Driver, default
 from mxnet_trt_property.engines import trt_packing, trt_refit
 from mxnet_trt_property.engines.registry import Device, Options, check_precision
-from mxnet_trt_property.engines.trt_build import library
+from mxnet_trt_property.engines.trt_build import FREE_MEMORY, library
 from mxnet_trt_property.engines.trt_packing import Timings
 from mxnet_trt_property.engines.trt_run import TensorRTProgram, kernels_overlap_wrongly
 from mxnet_trt_property.errors import BuildInterruptedError, DeviceMemoryError, EngineError, message
@@ -23,15 +23,6 @@ _log = logging.getLogger("mxnet_trt_property")
 
 _HOPPER = (9, 0)
 _TURING = (7, 5)
-
-
-def install_for(compute_capability: tuple[int, int]) -> str:
-    """Returns the pip command for a TensorRT from PyPI that runs on GPUs of a compute capability."""
-    if compute_capability == _HOPPER:
-        return "pip install tensorrt-rtx-cu12==1.5.0.114"
-    return 'pip install "mxnet-trt-property[rtx-cu12]"'
-
-
 _REFIT_PRECISIONS = ("fp32", "fp16", "bf16")
 # "Enabling kREFIT may produce incorrect numerical output", says the documentation of 11.3.0; that of 11.4.0 does not.
 _WRONG_REFIT = "11.3."
@@ -44,6 +35,13 @@ _UNFIT = {
     "Loop": "each step waits for the host, so that nothing of the engine could be captured in a CUDA graph",
     "Mod": "of floats it divides in float32, which is wrong for large quotients and beside infinities",
 }
+
+
+def install_for(compute_capability: tuple[int, int]) -> str:
+    """Returns the pip command for a TensorRT from PyPI that runs on GPUs of a compute capability."""
+    if compute_capability == _HOPPER:
+        return "pip install tensorrt-rtx-cu12==1.5.0.114"
+    return 'pip install "mxnet-trt-property[rtx-cu12]"'
 
 
 class TensorRTEngine:
@@ -122,8 +120,7 @@ class TensorRTEngine:
             free = self._free_bytes(gpu_index)
             if free < _NEEDED_BYTES:  # the library does not always say so
                 found = f"{free >> 20} MiB of memory are free on it, and {error}"
-                step = "free memory on the GPU: nvidia-smi lists who holds it"
-                return message(f"{info.describe()} cannot be tried", found=found, next_step=step), False
+                return message(f"{info.describe()} cannot be tried", found=found, next_step=FREE_MEMORY), False
             reason = message(
                 f"{self._library.full_name} refuses {info.describe()}", found=str(error), next_step=self._remedy(info)
             )

@@ -455,6 +455,10 @@ class Library:
         return config
 
 
+FREE_MEMORY = "free memory on the GPU: nvidia-smi lists who holds it"
+"""The next step where a GPU is full."""
+
+
 def _lacks_memory(words: str) -> bool:
     # 2 is CUDA_ERROR_OUT_OF_MEMORY; a kernel that does not fit is told by that number alone.
     return re.search(r"out ?of ?memory|CUDA error 2\b", words, re.IGNORECASE) is not None
@@ -464,8 +468,7 @@ def _failure(what: str, words: str) -> EngineError:
     """Returns the error for what the library did not make of an engine on a GPU."""
     if not _lacks_memory(words):
         return EngineError(message(what, found=words))
-    step = "free memory on the GPU: nvidia-smi lists who holds it"
-    return DeviceMemoryError(message(what, found=words, next_step=step))
+    return DeviceMemoryError(message(what, found=words, next_step=FREE_MEMORY))
 
 
 _libraries: dict[str, Library] = {}

@@ -29,6 +29,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from mxnet_trt_property import forks
 from mxnet_trt_property.cache.build import Shelf
 from mxnet_trt_property.cuda_driver import CudaError, Driver
 from mxnet_trt_property.engines import trt_graph, trt_profile, trt_refit
@@ -241,16 +242,12 @@ class _LoadedEngine:
     def close(self) -> None:
         """Drops the engine; execution contexts that exist keep it alive."""
         if self.driver.lost(self.gpu_index) is not None:
-            _leave_behind(self.kernels, self.engine, self.runtime)
+            # To free what is the library's would corrupt the heap.
+            forks.never_free((self.kernels, self.engine, self.runtime))
         with contextlib.suppress(CudaError), self.driver.on_device(self.gpu_index):
             self.kernels = None
             self.engine = None
             self.runtime = None
-
-
-def _leave_behind(*objects: object) -> None:
-    """Keeps objects of the library from ever being freed: on a GPU that is lost that corrupts the heap."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(objects))
 
 
 def _close_all(engines: dict[int, _LoadedEngine]) -> None:
@@ -301,7 +298,7 @@ class _Resources:
         if trt_graph.CAPTURE_LOCK.defer(self.close):
             return
         if self.driver.lost(self.gpu_index) is not None:
-            _leave_behind(self.context, self.kernels, self.captures)
+            forks.never_free((self.context, self.kernels, self.captures))  # as in _LoadedEngine.close
             self.context = self.kernels = None
             return
         # A driver that is gone, as at the very end of a process, has freed everything itself.
