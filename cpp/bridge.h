@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 9
+#define MXTRT_ABI_VERSION 10
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -127,9 +127,21 @@ typedef struct MxtrtReplaySpec {
   int32_t num_outputs;
 } MxtrtReplaySpec;
 
+// How an array is waited for awake.
+typedef struct MxtrtSpin {
+  // MXEnginePushSyncND
+  int (*push_sync)(void (*run)(void*, void*), void* param, void (*drop)(void*), void* context, void** reads,
+                   int num_reads, void** writes, int num_writes, void* property, int priority, const char* name);
+  int64_t most_us;       // then the thread may as well sleep
+  int32_t most_threads;  // that do so at once
+  int32_t dev_type;      // of the array: its mxnet::Context
+  int32_t dev_id;
+  int32_t reserved;
+} MxtrtSpin;
+
 MXTRT_EXPORT int mxtrt_abi_version(void);
-// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy, MxtrtReplaySpec, MxtrtForkApi and MxtrtInferenceApi, for
-// the check at load time.
+// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy, MxtrtReplaySpec, MxtrtForkApi, MxtrtInferenceApi and
+// MxtrtSpin, for the check at load time.
 MXTRT_EXPORT void mxtrt_struct_sizes(uint32_t* sizes);
 // Copies the table; NULL takes the callbacks away (interpreter exit), after which forwards fail with a message.
 MXTRT_EXPORT int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks);
@@ -159,6 +171,11 @@ MXTRT_EXPORT uint64_t mxtrt_clock(void);
 MXTRT_EXPORT int mxtrt_state_begin(int64_t state_id, void* const* inputs);
 // Drops the run that mxtrt_state_begin started, if no forward has taken it yet: the announced forward may not come.
 MXTRT_EXPORT int mxtrt_state_cancel(int64_t state_id);
+// Whether a forward was announced by mxtrt_state_begin that has not ended.
+MXTRT_EXPORT int mxtrt_state_is_under_way(int64_t state_id);
+// Waits for an NDArray, which something pushed before writes, without sleeping. Returns MXTRT_FAIL where that did not
+// come in time, or too many threads do so. An error on the array is left there: ask MXNet for it. Call without the GIL.
+MXTRT_EXPORT int mxtrt_spin(const MxtrtSpin* spin, void* array);
 // Makes forks of this process safe, from the first call on; see fork.cc.
 MXTRT_EXPORT void mxtrt_watch_forks(const MxtrtForkApi* api);
 // Waits until no forward of the process is pending, for a fork that is about to happen; call without the GIL. Returns

@@ -47,6 +47,7 @@ void mxtrt_struct_sizes(uint32_t* sizes) {
   sizes[4] = sizeof(MxtrtReplaySpec);
   sizes[5] = sizeof(MxtrtForkApi);
   sizes[6] = sizeof(MxtrtInferenceApi);
+  sizes[7] = sizeof(MxtrtSpin);
 }
 
 int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks) {

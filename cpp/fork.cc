@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "callbacks.h"
+#include "spin.h"
 #include "subgraph_op.h"
 
 namespace mxtrt {
@@ -85,6 +86,7 @@ void AfterForkInChild() {
   // The other threads are not here, and what they held they hold for ever.
   new (&DeadLock()) std::mutex;
   ResetStatesInChild();
+  ResetSpinningInChild();
   g_calls = t_calls;
   AfterForkInParent();
 }

@@ -358,6 +358,12 @@ extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
   return MXTRT_FAIL;
 }
 
+extern "C" int mxtrt_state_is_under_way(int64_t state_id) {
+  std::lock_guard<std::mutex> guard(StatesLock());
+  const auto found = States().find(state_id);
+  return found != States().end() && found->second->begun.load() != found->second->ended.load() ? MXTRT_OK : MXTRT_FAIL;
+}
+
 extern "C" int mxtrt_state_cancel(int64_t state_id) {
   std::lock_guard<std::mutex> guard(StatesLock());
   const auto found = States().find(state_id);

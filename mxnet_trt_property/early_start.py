@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Optional
 
 import mxnet as mx
 import numpy as np
 
 from mxnet_trt_property import native, session
+from mxnet_trt_property.spinning import AwaitedArray, Spin
 
-_DENSE = (mx.nd.NDArray, mx.np.ndarray)
+_DENSE = (mx.nd.NDArray, mx.np.ndarray, AwaitedArray)
 
 # Waits of more seconds than this, so many one after the other, are those of a program that feeds GPU arrays without
 # waiting; and how many of its forwards then do not ask. A single one may be a thread that was not woken in time.
@@ -33,17 +34,22 @@ class EarlyStart:
 
     With arrays on a GPU a program may feed and run without ever waiting. It must not be made to wait for its input
     here, so that waits are answered by a pause: the next forwards go MXNet's way.
+
+    Attributes:
+        spin: Waits for arrays of the node without sleeping.
     """
 
-    def __init__(self, names: tuple[str, ...], arrays: list[Any], member: session.Session, on_gpu: bool) -> None:
+    def __init__(self, names: tuple[str, ...], arrays: list[Any], member: session.Session, context: Any) -> None:
         """Takes the executor's inputs.
 
         Args:
             names: What the executor calls the inputs of the node, in the order of the engine's.
             arrays: The executor's arrays of these names.
             member: The node's session.
-            on_gpu: Whether the arrays lie on a GPU.
+            context: Where the arrays lie.
         """
+        on_gpu = context.device_type == "gpu"
+        self.spin = Spin(member.state_id, context)
         self._inputs = tuple(zip(member.input_positions, names, arrays))
         self._addresses = (ctypes.c_void_p * max(1, len(member.roles)))()
         self._state_id = ctypes.c_int64(member.state_id)
@@ -73,11 +79,12 @@ class EarlyStart:
             for _, _, array in self._inputs
         )
 
-    def start(self, given: Mapping[str, Any]) -> None:
+    def start(self, given: Mapping[str, Any], written: Collection[str] = ()) -> None:
         """Starts the next forward's run if that can be, after waiting for what is written to its inputs.
 
         Args:
             given: Arrays to read instead of the executor's, by name; others in it are ignored.
+            written: Names of the executor's arrays that a copy has just begun to write.
 
         Raises:
             mxnet.base.MXNetError: What writes an input has failed.
@@ -89,6 +96,8 @@ class EarlyStart:
         wait, check = mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
         began = time.perf_counter()
         for position, name, array in self._inputs:
+            if name in written:
+                self.spin.until_written(array)
             # Also where another is read: with an error on it MXNet would skip the node, and leave the run behind.
             check(wait(array.handle))
             source = given.get(name, array)
@@ -113,7 +122,7 @@ def early_start(executor: Any, member: session.Session) -> Optional[EarlyStart]:
     if not all(name in executor.arg_dict for name in names):
         return None
     arrays = [executor.arg_dict[name] for name in names]
-    return EarlyStart(tuple(names), arrays, member, executor._ctx.device_type == "gpu")
+    return EarlyStart(tuple(names), arrays, member, executor._ctx)
 
 
 def address_of(array: Any) -> int:

@@ -16,6 +16,7 @@ from mxnet.executor import Executor
 from mxnet_trt_property import backend, session, settings
 from mxnet_trt_property.early_start import EarlyStart, address_of, early_start
 from mxnet_trt_property.logs import warn_of_fallback, warn_once
+from mxnet_trt_property.spinning import awaited
 
 
 @dataclass
@@ -65,6 +66,8 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         if kwargs:
             self._check(kwargs)
         early = state.early
+        if early is not None and state.sessions[0].is_replayed is False:
+            early = state.early = None  # nothing to start: an engine on the CPU, or one that cannot be captured
         if early is None:
             self._assign(kwargs)
             return self._run(is_train)
@@ -74,12 +77,18 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
                 early.start(kwargs)  # before anything else: MXNet takes 30 us to get its own copy under way
             self._assign(kwargs)
             if not reads_given:
-                early.start({})
+                early.start({}, written=kwargs)
             return self._run(is_train)
         except BaseException:
             # Ctrl-C may come in between. A run that was started must not be taken for that of a later forward.
             early.cancel()
             raise
+
+    def _get_outputs(self) -> list[Any]:
+        """Returns new handles of the outputs, as MXNet's executor makes them at each forward."""
+        outputs = super()._get_outputs()
+        early = self.tensorrt.early
+        return outputs if early is None else [awaited(output, early.spin) for output in outputs]
 
     def _run(self, is_train: bool) -> Any:
         """Runs the graph on its arrays; the first time MXNet takes over where TensorRT fails."""
@@ -109,8 +118,6 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
             state.use_twin = True
             return self._forward_twin(is_train, {})
         state.checked = True
-        if not any(member.is_replayed for member in state.sessions):
-            state.early = None  # nothing to start: an engine on the CPU, or one that cannot be captured
         return outputs
 
     def _check(self, arrays: Mapping[str, Any]) -> None:

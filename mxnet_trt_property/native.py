@@ -19,7 +19,7 @@ from mxnet_trt_property import subgraph_inference
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 from mxnet_trt_property.subgraph_inference import CInferenceApi
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -108,6 +108,19 @@ class CForkApi(ctypes.Structure):
         ("acquire_gil", ctypes.c_void_p),
         ("wait_all", ctypes.c_void_p),
         ("last_error", ctypes.c_void_p),
+    )
+
+
+class CSpin(ctypes.Structure):
+    """MxtrtSpin."""
+
+    _fields_ = (
+        ("push_sync", ctypes.c_void_p),
+        ("most_us", ctypes.c_int64),
+        ("most_threads", ctypes.c_int32),
+        ("dev_type", ctypes.c_int32),
+        ("dev_id", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
     )
 
 
@@ -289,6 +302,8 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_replay_run.argtypes = [ctypes.c_void_p, addresses, addresses, ctypes.c_void_p]
     lib.mxtrt_state_begin.argtypes = [ctypes.c_int64, addresses]
     lib.mxtrt_state_cancel.argtypes = [ctypes.c_int64]
+    lib.mxtrt_state_is_under_way.argtypes = [ctypes.c_int64]
+    lib.mxtrt_spin.argtypes = [ctypes.POINTER(CSpin), ctypes.c_void_p]
     lib.mxtrt_state_release.argtypes = [ctypes.c_int64]
     lib.mxtrt_state_last_use.argtypes = [ctypes.c_int64]
     lib.mxtrt_state_last_use.restype = lib.mxtrt_clock.restype = ctypes.c_uint64
@@ -297,10 +312,10 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _check_abi(lib: ctypes.CDLL, path: Path) -> None:
-    sizes = (ctypes.c_uint32 * 7)()
+    sizes = (ctypes.c_uint32 * 8)()
     lib.mxtrt_struct_sizes(sizes)
     found = (lib.mxtrt_abi_version(), *sizes)
-    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec, CForkApi, CInferenceApi)
+    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec, CForkApi, CInferenceApi, CSpin)
     expected = (ABI_VERSION, *(ctypes.sizeof(s) for s in structs))
     if found != expected:
         raise NativeLibraryError(

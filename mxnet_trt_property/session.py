@@ -137,6 +137,7 @@ class Session:
         self.state_id = 0  # of the native state; set once it is known
         self._stable: frozenset[int] = frozenset()
         self._attached: tuple[int, ...] = ()
+        self.is_replayed: Optional[bool] = None  # whether C++ got a captured run of the last forward; None: of none yet
         self._digests: dict[int, bytes] = {}
         self._entry: Optional[programs.Entry] = None
         self._shapes: Optional[Shapes] = None  # of the runner, where its program serves others too
@@ -220,11 +221,6 @@ class Session:
         """The built engine; None before the first forward."""
         return self._entry.program if self._entry is not None else None
 
-    @property
-    def is_replayed(self) -> bool:
-        """Whether C++ has a captured run to replay."""
-        return bool(self._attached)
-
     def keep_in_place(self, addresses: Iterable[int]) -> None:
         """Takes the caller's word that arrays at these addresses stay until `release_arrays`."""
         self._stable = frozenset(addresses)
@@ -285,10 +281,12 @@ class Session:
 
         Also those that it has had: it forgets them when the driver refuses one.
         """
-        if self._replayable is None or self._first_forwards is not None:
+        if self._first_forwards is not None:
             return
-        self._attached = tuple(self._replayable.native_replays(self.input_positions))
-        native.set_replays(self.state_id, self._attached)
+        if self._replayable is not None:
+            self._attached = tuple(self._replayable.native_replays(self.input_positions))
+            native.set_replays(self.state_id, self._attached)
+        self.is_replayed = bool(self._attached)
 
     def _detach_replays(self) -> None:
         if self._attached:

@@ -241,6 +241,15 @@ VARIABLES = (
         minimum=1,
         is_option=False,
     ),
+    Variable(
+        "SPIN_US",
+        "integer",
+        "5000",
+        "How long a thread that waits for a forward's results stays awake before it sleeps. A thread that slept gets"
+        " them 20 to 60 us late. At most a quarter of the CPUs does so at once. Read when an executor is bound.",
+        unit="us",
+        is_option=False,
+    ),
     Variable("VERBOSE", "flag", "0", "Log the engine's own messages too."),
     Variable(
         "REPORT",

@@ -310,6 +310,25 @@ def test_a_run_is_started_before_mxnet_gets_to_it(started_early: None, cuda: Fak
     assert relative_error(ours.outputs[0], expected) < 1e-5
 
 
+@pytest.mark.parametrize("on_error", ["fallback", "raise"])
+def test_runs_start_early_whether_or_not_the_first_was_waited_for(
+    in_executors: None, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    monkeypatch.setenv("MXNET_TENSORRT_ON_ERROR", on_error)
+    ours = bound(conv_bn(), "TensorRT", {"data": (2, 3, 8, 8)})
+    ours.forward()
+    ours.forward()[0].wait_to_read()
+    launches = cuda.launches()
+    ours.tensorrt.early.start({})
+    assert cuda.launches() == launches + 1
+    mx.executor.Executor.forward(ours)[0].wait_to_read()
+    monkeypatch.setenv("MXNET_TENSORRT_ENGINE", "onnxruntime")
+    other = bound(conv_bn(), "TensorRT", {"data": (2, 3, 8, 8)})
+    for _ in range(2):
+        other.forward()[0].wait_to_read()
+    assert other.tensorrt.early is None  # an engine on the CPU has nothing to start
+
+
 def test_a_small_input_is_staged_while_mxnet_copies_it(in_executors: None, cuda: FakeCuda) -> None:
     """The run starts on the array that was given; what the executor's array held before does not count."""
     shapes = {"data": (2, 3, 8, 8)}
