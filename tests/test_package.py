@@ -24,6 +24,7 @@ FOR_MXNET_ONLY = (
     "mxnet_trt_property.binding",
     "mxnet_trt_property.blocks",
     "mxnet_trt_property.early_start",
+    "mxnet_trt_property.spinning",
     "mxnet_trt_property.executor",
     "mxnet_trt_property.packing",
     "mxnet_trt_property.cli.doctor_script",
