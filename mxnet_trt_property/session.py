@@ -329,10 +329,14 @@ class Session:
         if self._fitted is None or not self._take_flexible(self._fitted, inputs, stream):
             self._take(self.graph.structure, self.graph.model, None, self._options, inputs, stream)
 
+    def _range_of(self, fitted: dynamic_shapes.Fitted) -> tuple[object, ...]:
+        """What a refusal of a range is noted for: no other subgraph, engine or setting."""
+        return (fitted.structure, self._engines[0].name, self._options)
+
     def _take_flexible(self, fitted: dynamic_shapes.Fitted, inputs: Any, stream: int) -> bool:
         """Takes a program that serves a range of shapes; returns whether the engine can have it."""
         engine = self._engines[0]
-        place = (fitted.structure, engine.name, self._options)
+        place = self._range_of(fitted)
         reason = dynamic_shapes.refusal(place)
         if reason is None and not getattr(engine, "takes_profiles", False):
             reason = "it takes no profiles"
@@ -490,7 +494,7 @@ class Session:
         ):
             return False  # a GPU that fails, or is full, says nothing of ranges
         reason = str(error) or type(error).__name__
-        dynamic_shapes.note_refusal((self._fitted.structure, self._engines[0].name, self._options), reason)
+        dynamic_shapes.note_refusal(self._range_of(self._fitted), reason)
         self._drop_engine()
         return True
 
