@@ -50,8 +50,8 @@ class EarlyStart:
         """
         on_gpu = context.device_type == "gpu"
         self.spin = Spin(member.state_id, context)
-        self._inputs = tuple(zip(member.input_positions, names, arrays))
-        self._addresses = (ctypes.c_void_p * max(1, len(member.roles)))()
+        self._inputs = tuple(zip(member.arrays.input_positions, names, arrays))
+        self._addresses = (ctypes.c_void_p * max(1, len(member.arrays.roles)))()
         self._state_id = ctypes.c_int64(member.state_id)
         self._on_gpu = on_gpu
         nbytes = sum(array.size * np.dtype(array.dtype).itemsize for array in arrays)

@@ -1,20 +1,17 @@
 """One TensorRT node's life: shapes -> engine -> run, again when weights change, on the next engine when one fails.
 
 Runs inside MXNet's engine threads. No MXNet call that waits may be made there (it would wait for its own thread), so
-everything works on the subgraph's JSON text and on views of the arrays' memory.
+everything works on the subgraph's JSON text and on views of the arrays' memory (node_arrays.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Optional
-
-import numpy as np
 
 from mxnet_trt_property import (
     building,
@@ -41,6 +38,7 @@ from mxnet_trt_property.errors import (
     next_step_of,
 )
 from mxnet_trt_property.logs import debug_once, log, tell_engine, warn_once
+from mxnet_trt_property.node_arrays import NodeArrays, buffer_of
 from mxnet_trt_property.precision import rewriting, tables
 from mxnet_trt_property.profiling import Section
 
@@ -126,14 +124,7 @@ class Session:
                     next_step="pip install onnxruntime, or see mxnet-trt doctor for the others",
                 )
             )
-        node_input = {variable: i for i, variable in enumerate(frozen.positions)}
-        self.roles = tuple(graph.roles[variable] for variable in frozen.positions)
-        self.input_positions = tuple(node_input[variable] for variable in graph.input_positions)
-        self._inputs = [(i, port.shape, port.dtype) for i, port in zip(self.input_positions, graph.model.inputs)]
-        weights = graph.weight_positions.items()
-        self._weights = {w: node_input[variable] for w, variable in weights if variable in node_input}
-        self._frozen = {w: frozen.numbers[variable] for w, variable in weights if variable in frozen.numbers}
-        self._store = frozen.store
+        self.arrays = NodeArrays(graph, frozen, device)
         self.state_id = 0  # of the native state; set once it is known
         self._stable: frozenset[int] = frozenset()
         self._attached: tuple[int, ...] = ()
@@ -162,8 +153,7 @@ class Session:
         engine = entry.engine if entry is not None else ""
         size = entry.program.size_bytes if entry is not None else 0
         nodes = len(set(self.graph.model.node_names.values()))
-        sizes = self.graph.weight_bytes
-        live, frozen = (sum(sizes[w] for w in group) for group in (self._weights, self._frozen))
+        live, frozen = self.arrays.weight_bytes, self.arrays.frozen_bytes
         counts = (self._refits, self._loads)
         return Report(self.label, engine, nodes, self._builds, self._forwards, live, frozen, size, *counts)
 
@@ -190,8 +180,8 @@ class Session:
                 self._look_at_weights(inputs, stream)
         if self._first_forwards is not None:
             self._calibrate(self._first_forwards, inputs, stream)
-        sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self._inputs]
-        targets = [_buffer(outputs[i]) for i in range(num_outputs)]
+        sources = [Buffer(inputs[i].data or 0, shape, dtype) for i, shape, dtype in self.arrays.inputs]
+        targets = [buffer_of(outputs[i]) for i in range(num_outputs)]
         while True:
             try:
                 if self._runner is None:
@@ -284,7 +274,7 @@ class Session:
         if self._first_forwards is not None:
             return
         if self._replayable is not None:
-            self._attached = tuple(self._replayable.native_replays(self.input_positions))
+            self._attached = tuple(self._replayable.native_replays(self.arrays.input_positions))
             native.set_replays(self.state_id, self._attached)
         self.is_replayed = bool(self._attached)
 
@@ -295,9 +285,7 @@ class Session:
 
     def _look_at_weights(self, inputs: Any, stream: int) -> None:
         """Compares the weights with those in the engine, and drops the engine where they differ."""
-        found = {w: programs.digest(self._read_array(inputs[i], stream)) for w, i in self._weights.items()}
-        if self._store is not None:
-            found.update({w: self._store.digest(number) for w, number in self._frozen.items()})
+        found = self.arrays.digests(inputs, stream)
         if found != self._digests:
             if self._entry is not None:
                 log.debug("%s: weights have new values", self.label)
@@ -305,18 +293,6 @@ class Session:
                 self._outdated = self._entry
             self.close()
             self._digests = found
-
-    def _read_array(self, tensor: Any, stream: int) -> np.ndarray[Any, Any]:
-        """Returns an array's values: a view of host memory, or a copy from the GPU made in the stream's order."""
-        buffer = _buffer(tensor)
-        if not tensor.on_gpu:
-            return _view(buffer)
-        values = np.empty(buffer.shape, buffer.dtype)
-        driver = cuda_driver.default()
-        with driver.on_device(self._device.gpu_index):
-            driver.copy_to_host(values.ctypes.data, buffer.address, values.nbytes, stream)
-            driver.synchronize(stream)
-        return values
 
     @property
     def _options(self) -> Options:
@@ -381,13 +357,13 @@ class Session:
 
         @functools.lru_cache(maxsize=1)
         def model() -> bytes:
-            serialized = self._serialize(converted, inputs, stream)
+            serialized = self.arrays.serialize(converted, inputs, stream)
             found = rewriting.plan(
                 serialized,
                 kind,
                 self._config.keep_fp32,
                 self.label,
-                feed=self._feed(inputs, stream) if kind in ("fp16", "bf16") else None,
+                feed=self.arrays.feed(inputs, stream) if kind in ("fp16", "bf16") else None,
                 table=self._table,
                 keys=converted.value_keys,
                 owners=converted.node_names,
@@ -410,8 +386,7 @@ class Session:
             is_recipe = options.precision == "fp32"
             recipe = Recipe(converted.structure_digest, key.weights) if is_recipe else None
             entry, made = programs.get(key, engine, model, options, self._device, self, self._config, recipe)
-        if self._store is not None:
-            self._store.drop_pages()
+        self.arrays.drop_pages()
         try:
             ready = any(idle == shapes for idle, _ in list(entry.idle))
             with contextlib.nullcontext() if ready else building.loading(self.label, engine.name):
@@ -453,25 +428,11 @@ class Session:
         why = self._no_refit or refitting.why_not(self._config.refit, self._engines[0], options, self._device)
         return refitting.refit(outdated, key, model, self._device, self, why)
 
-    def _serialize(self, converted: ConvertedModel, inputs: Any, stream: int) -> bytes:
-        """Returns an ONNX model of the subgraph with the weights of this moment."""
-        values = {w: self._read_array(inputs[i], stream) for w, i in self._weights.items()}
-        if self._store is not None:
-            values.update({w: self._store.array(number) for w, number in self._frozen.items()})
-        return converted.serialize(values)
-
-    def _feed(self, inputs: Any, stream: int) -> dict[str, np.ndarray[Any, Any]]:
-        """Returns the inputs of this forward by their ONNX names."""
-        ports = self.graph.model.inputs
-        arrays = (self._read_array(inputs[i], stream).reshape(shape) for i, shape, _ in self._inputs)
-        return {port.name: array for port, array in zip(ports, arrays)}
-
     def _calibrate(self, first: calibrating.FirstForwards, inputs: Any, stream: int) -> None:
         """Collects this forward's ranges, or goes on with int8 where enough are collected."""
-        feed = functools.partial(self._feed, inputs, stream)
-        self._table = first.take(
-            self._weight_digests(), functools.partial(self._serialize, self.graph.model, inputs, stream), feed
-        )
+        feed = functools.partial(self.arrays.feed, inputs, stream)
+        model = functools.partial(self.arrays.serialize, self.graph.model, inputs, stream)
+        self._table = first.take(self._weight_digests(), model, feed)
         if self._table is not None:
             self._first_forwards = None
             self.close()
@@ -483,7 +444,7 @@ class Session:
         return first.ranges(self._weight_digests()) if first is not None and self._forwards else {}
 
     def _weight_digests(self) -> tuple[bytes, ...]:
-        return tuple(self._digests[w] for w in self.graph.weight_positions)
+        return self.arrays.ordered(self._digests)
 
     def _give_up_range(self, error: Exception) -> bool:
         """Goes on with a program of fixed shapes on the same engine where one for a range failed; returns whether."""
@@ -529,21 +490,6 @@ class Session:
             "MXNET_TENSORRT_ON_ERROR=raise to stop at the first failure",
             error=error,
         )
-
-
-def _buffer(tensor: Any) -> Buffer:
-    shape = tuple(tensor.shape[d] for d in range(tensor.ndim))
-    return Buffer(tensor.data or 0, shape, subgraph.DTYPES[tensor.dtype])
-
-
-def _view(buffer: Buffer) -> np.ndarray[Any, Any]:
-    """Returns an array over memory that MXNet owns and keeps for the length of the forward."""
-    count = int(np.prod(buffer.shape, dtype=np.int64)) * buffer.dtype.itemsize
-    if count == 0:
-        return np.empty(buffer.shape, buffer.dtype)
-    memory = memoryview((ctypes.c_char * count).from_address(buffer.address))
-    found: np.ndarray[Any, Any] = np.frombuffer(memory, dtype=buffer.dtype)
-    return found.reshape(buffer.shape)
 
 
 def _announce(choice: engines.Choice, config: settings.Settings, device: Device) -> None:

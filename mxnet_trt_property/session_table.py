@@ -45,7 +45,7 @@ def create(
     collected = getattr(_collecting, "sessions", None)
     if collected is not None:
         collected.append(session)
-    return native.Created(state_id, session.roles)
+    return native.Created(state_id, session.arrays.roles)
 
 
 @contextmanager

@@ -124,8 +124,8 @@ def bare(executor: Any, where: str) -> Callable[[], None]:
 
     session = executor.tensorrt.sessions[0]
     runner = session._runner
-    inputs = [Buffer(address_of(executor.arg_arrays[i]), shape, dtype) for i, shape, dtype in session._inputs]
-    outputs = [Buffer(address_of(o), o.shape, session._inputs[0][2]) for o in executor.outputs]
+    inputs = [Buffer(address_of(executor.arg_arrays[i]), shape, dtype) for i, shape, dtype in session.arrays.inputs]
+    outputs = [Buffer(address_of(o), o.shape, session.arrays.inputs[0][2]) for o in executor.outputs]
     if where == "cpu":
         replay: Callable[[], None] = runner.bare(inputs, outputs)
         return replay

@@ -36,7 +36,7 @@ INPUTS = 5
 TOLERANCE = 4e-3  # TF32, in networks with the statistics of a few training passes
 CPU = Device("cpu", 0)
 
-# Shown beside the others; on some GPUs only captured runs are right (engines/trt_run.py).
+# Shown beside the others; on some GPUs only captured runs are right (engines/trt_program.py).
 QUEUED = "queued anew"
 
 Array = Any

@@ -16,7 +16,7 @@ from mxnet_trt_property.engines import trt_packing, trt_refit
 from mxnet_trt_property.engines.registry import Device, Options, check_precision
 from mxnet_trt_property.engines.trt_build import FREE_MEMORY, library
 from mxnet_trt_property.engines.trt_packing import Timings
-from mxnet_trt_property.engines.trt_run import TensorRTProgram, kernels_overlap_wrongly
+from mxnet_trt_property.engines.trt_program import TensorRTProgram, kernels_overlap_wrongly
 from mxnet_trt_property.errors import BuildInterruptedError, DeviceMemoryError, EngineError, message
 
 _log = logging.getLogger("mxnet_trt_property")

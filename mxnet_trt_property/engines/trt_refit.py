@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mxnet_trt_property.engines.trt_build import Library
 
 # A refit runs kernels that rearrange the weights, outside of any graph of ours. Where kernels overlap that must not
-# (trt_run.py) nothing keeps those apart, so engines are built again there; ci/gpu/verify_refit.py sets this to look.
+# (trt_program.py) nothing keeps those apart, so engines are built again there; ci/gpu/verify_refit.py sets this to
+# look.
 TRUST_OVERLAPPING_KERNELS = False
 
 # ONNX's TensorProto element types of real numbers: float32, float16, float64, bfloat16.

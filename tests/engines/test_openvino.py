@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import logging
 import os
@@ -51,9 +52,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def openvino(folder: Path, monkeypatch: pytest.MonkeyPatch, fresh_warnings: None) -> Any:
+def openvino(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, fresh_warnings: None, request: pytest.FixtureRequest
+) -> Any:
     """The engine, as the registry finds it in the installed packages."""
-    monkeypatch.syspath_prepend(folder)
+    # Not monkeypatch.syspath_prepend: it would take away again what ONNX Runtime's tools add at their first import.
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    request.addfinalizer(lambda: sys.path.remove(str(folder)))
     monkeypatch.setattr(registry, "_FACTORIES", {k: v for k, v in registry._FACTORIES.items() if k in BUILT_IN})
     monkeypatch.setattr(registry, "_LOADED", dict(registry._LOADED))
     monkeypatch.setattr(registry, "_third_party_loaded", False)

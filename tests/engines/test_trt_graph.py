@@ -16,7 +16,7 @@ from mxnet.base import MXNetError
 
 import mxnet_trt_property
 from mxnet_trt_property import cuda_graph, native
-from mxnet_trt_property.engines import registry, trt, trt_graph, trt_run
+from mxnet_trt_property.engines import registry, trt, trt_graph, trt_program, trt_run
 from mxnet_trt_property.engines.registry import Device, Options
 from mxnet_trt_property.errors import EngineError
 from tests.engines import models
@@ -235,7 +235,7 @@ def test_what_cannot_be_captured_runs_all_the_same(
 def started_early(request: pytest.FixtureRequest, in_executors: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a test with runners for arrays in host memory and with those for a GPU, whose memory is the host's here."""
     if request.param == "gpu":
-        monkeypatch.setattr(trt_run.TensorRTProgram, "runner", lambda self, device: trt_run.TensorRTRunner(
+        monkeypatch.setattr(trt_program.TensorRTProgram, "runner", lambda self, device: trt_run.TensorRTRunner(
             self.load(device.gpu_index), host_arrays=False
         ))  # fmt: skip
 
