@@ -35,11 +35,12 @@ def install() -> None:
 
         symbol = mx.sym.Symbol
         from mxnet_trt_property import (
-            binding,  # keeps MXNet's own functions before they are replaced
+            binding,
             blocks,
             contrib,
             saving,
         )
+        from mxnet_trt_property.stock import stock  # keeps MXNet's own functions before they are replaced
 
         symbol.simple_bind = _when_on(symbol.simple_bind, binding.simple_bind)
         symbol.bind = _when_on(symbol.bind, binding.bind)
@@ -48,7 +49,7 @@ def install() -> None:
         symbol.optimize_for = _for_backend(symbol.optimize_for, binding.optimize_for)
         symbol.tojson = _with_stock(symbol.tojson, saving.tojson)
         symbol.__setstate__ = _with_stock(symbol.__setstate__, saving.set_state)
-        symbol.save = _with_stock(symbol.save, functools.partial(saving.save, tojson=binding.stock.tojson))
+        symbol.save = _with_stock(symbol.save, functools.partial(saving.save, tojson=stock.tojson))
         for module in (mx.symbol.symbol, mx.symbol.numpy._symbol):
             load, load_json = module.load, module.load_json
             wrapped = functools.partial(saving.load, load, load_json)

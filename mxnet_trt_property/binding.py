@@ -4,60 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import logging
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Optional
 
 import mxnet as mx
 from mxnet.base import MXNetError
-from mxnet.executor import Executor
 
 from mxnet_trt_property import (
     backend,
     blocks,
-    dynamic_shapes,
     freezing,
-    infer,
     packing,
-    partition,
-    ranges,
     session_table,
     settings,
 )
+from mxnet_trt_property.bind_partition import partitioned
+from mxnet_trt_property.bind_requests import argument_shapes, by_name, inference_request, why_stock
 from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend
 from mxnet_trt_property.errors import FrozenWeightsError, SettingError, message
 from mxnet_trt_property.executor import TensorRTExecutor, attach
-from mxnet_trt_property.generalize import NotGeneralError
-from mxnet_trt_property.logs import log, warn_of_fallback, warn_once
-from mxnet_trt_property.profiling import Section
+from mxnet_trt_property.logs import warn_of_fallback, warn_once
+from mxnet_trt_property.stock import stock
 
 # Options of MXNet's own pass, which Gluon passes through optimize_for too.
 _PASS_OPTIONS = frozenset({"dedup_subgraph"})
-_REQUESTS = ("null", "write", "add")
-
-
-class Stock(NamedTuple):
-    """MXNet's own functions, as they were before `activation` wrapped them."""
-
-    simple_bind: Callable[..., Any]
-    bind: Callable[..., Any]
-    get_backend_symbol: Callable[..., Any]
-    optimize_for: Callable[..., Any]
-    reshape: Callable[..., Any]
-    tojson: Callable[..., str]
-    load_json: Callable[..., Any]
-
-
-stock = Stock(
-    mx.sym.Symbol.simple_bind,
-    mx.sym.Symbol.bind,
-    mx.sym.Symbol.get_backend_symbol,
-    mx.sym.Symbol.optimize_for,
-    Executor.reshape,
-    mx.sym.Symbol.tojson,
-    mx.sym.load_json,
-)
 
 
 def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapping[str, Any]] = None) -> Any:
@@ -75,17 +46,17 @@ def simple_bind(symbol: Any, arguments: Mapping[str, Any], values: Optional[Mapp
         return stock.simple_bind(sym, **{**plain, **changed}, **{**shapes, **extra})
 
     with native_backend(DEFAULT_BACKEND):
-        reason = _why_stock(symbol, arguments["grad_req"], plain.get("group2ctx"), plain.get("stype_dict"))
+        reason = why_stock(symbol, arguments["grad_req"], plain.get("group2ctx"), plain.get("stype_dict"))
         known = {k: v for k, v in shapes.items() if isinstance(v, tuple)}
         made = (
             None
             if reason
-            else _partition(symbol, known, plain.get("type_dict") or {}, context=plain["ctx"], data=frozenset(known))
+            else partitioned(symbol, known, plain.get("type_dict") or {}, context=plain["ctx"], data=frozenset(known))
         )
         if made is None:
             return stock_bind(symbol, {})
         # Every shape and dtype is given, since inference cannot look backwards through a TensorRT node.
-        all_shapes = _argument_shapes(symbol, known)
+        all_shapes = argument_shapes(symbol, known)
         free = {k: v for k, v in all_shapes.items() if k not in plain and k != "self"}
         dtypes = backend.complete_dtypes(symbol, plain.get("type_dict") or {})
         made = _freeze(made, values or {})
@@ -144,15 +115,15 @@ def bind(symbol: Any, arguments: Mapping[str, Any]) -> Any:
         return stock.bind(sym, **arguments)
 
     with native_backend(DEFAULT_BACKEND):
-        grad_req = _inference_request(arguments["args_grad"], arguments["grad_req"], symbol.list_arguments())
-        reason = _why_stock(symbol, grad_req, arguments["group2ctx"], None)
-        arrays = _by_name(arguments["args"], symbol.list_arguments())
+        grad_req = inference_request(arguments["args_grad"], arguments["grad_req"], symbol.list_arguments())
+        reason = why_stock(symbol, grad_req, arguments["group2ctx"], None)
+        arrays = by_name(arguments["args"], symbol.list_arguments())
         if reason or arrays is None:
             return stock_bind(symbol)
         shapes = {k: tuple(v.shape) for k, v in arrays.items()}
         dtypes = {k: v.dtype for k, v in arrays.items()}
-        made = _partition(symbol, shapes, dtypes, context=arguments["ctx"])
-        auxiliary = _by_name(arguments["aux_states"] or [], symbol.list_auxiliary_states())
+        made = partitioned(symbol, shapes, dtypes, context=arguments["ctx"])
+        auxiliary = by_name(arguments["aux_states"] or [], symbol.list_auxiliary_states())
         if made is None or auxiliary is None:
             return stock_bind(symbol)
         rest = ("null", auxiliary, arguments["group2ctx"], arguments["shared_exec"])
@@ -212,7 +183,7 @@ def _check_unspecified(
 
 def get_backend_symbol(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     """Does what Symbol.get_backend_symbol does for TensorRT; no shapes are known, so what needs them is refused."""
-    made = _partition(symbol, {}, {})
+    made = partitioned(symbol, {}, {})
     return symbol.__copy__() if made is None else made.symbol
 
 
@@ -225,7 +196,7 @@ def optimize_for(symbol: Any, arguments: Mapping[str, Any]) -> Any:
     shapes = {**{k: tuple(v.shape) for k, v in given.items()}, **(arguments["shape_dict"] or {})}
     dtypes = {**{k: v.dtype for k, v in given.items()}, **(arguments["type_dict"] or {})}
     data = blocks.data_names() if blocks.inside() else None
-    made = _partition(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options, arguments["ctx"], data)
+    made = partitioned(symbol, {k: tuple(v) for k, v in shapes.items()}, dtypes, options, arguments["ctx"], data)
     if made is None:
         return symbol.__copy__()
     if blocks.inside():
@@ -281,7 +252,7 @@ def _reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
         state = executor.tensorrt
         symbol = executor._symbol
         shapes = {k: v for k, v in arguments["kwargs"].items() if isinstance(v, tuple)}
-        all_shapes = _argument_shapes(symbol, shapes)
+        all_shapes = argument_shapes(symbol, shapes)
         if not arguments["partial_shaping"]:
             _check_unspecified(executor, shapes, all_shapes)
         # MXNet checks the sizes and shares the memory. Its arrays come in the order of the partitioned symbol.
@@ -294,7 +265,7 @@ def _reshape(executor: Any, arguments: Mapping[str, Any]) -> Any:
             return attach(new, symbol, state.made, state.make_stock, sessions)
         dtypes = {k: v.dtype for k, v in arrays.items()}
         data = state.made.data
-        made = _partition(symbol, {k: v.shape for k, v in arrays.items()}, dtypes, context=executor._ctx, data=data)
+        made = partitioned(symbol, {k: v.shape for k, v in arrays.items()}, dtypes, context=executor._ctx, data=data)
         if made is None:
             return _bind_stock(symbol, executor._ctx, {**arrays, **auxiliary})
         if made.decisions.groups != state.made.decisions.groups:
@@ -378,146 +349,3 @@ def _frozen_symbol(symbol: Any, values: Mapping[str, Any]) -> tuple[Any, frozens
 def _like(symbol: Any, new: Any) -> Any:
     """Returns `new` as one of the array front end of `symbol`: mx.np or mx.nd."""
     return new.as_np_ndarray() if isinstance(symbol, mx.symbol.numpy._Symbol) else new
-
-
-def _partition(
-    symbol: Any,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtypes: Mapping[str, Any],
-    options: Optional[Mapping[str, str]] = None,
-    context: Any = None,
-    data: Optional[frozenset[str]] = None,
-) -> Optional[backend.Partitioned]:
-    """Returns the partitioned symbol, or None where MXNet should bind the symbol as it is."""
-    try:
-        if infer.has_dynamic_shapes(symbol, shapes):
-            warn_once(
-                "some shapes in a graph are known only while it runs (control flow, boolean masks), and engines are "
-                "made for shapes that are known before: the graph is left to MXNet",
-                next_step="bind the part without control flow by itself, or unset MXNET_SUBGRAPH_BACKEND",
-            )
-            return None
-        dtypes = backend.complete_dtypes(symbol, dtypes)
-        with Section("partition", "a graph"):
-            decisions = backend.decide(symbol, shapes, dtypes, options, context)
-        _tell_bind(decisions, options, context)
-        for decision in decisions.refused:
-            log.debug("%s (%s) stays with MXNet: %s", decision.node.name, decision.node.op, decision.reason)
-        flexible = _flexible(symbol, shapes, dtypes, options, data) if decisions.taken else None
-        made = backend.build(symbol, decisions, options, stock.optimize_for, flexible)
-    except SettingError:
-        raise
-    except MXNetError as error:
-        # Shapes that contradict the symbol: the stock bind says so in its own words, and raises.
-        warn_once(
-            "A graph could not be partitioned for TensorRT, since MXNet's inference of its shapes failed",
-            found=str(error),
-            next_step="correct the shapes and dtypes that the network is bound with",
-        )
-        return None
-    except Exception as error:
-        if settings.value("ON_ERROR") == "raise":
-            raise
-        warn_once(
-            "A graph could not be partitioned for TensorRT; MXNet runs all of it",
-            found=f"{type(error).__name__}: {error}",
-            next_step="set MXNET_TENSORRT_ON_ERROR=raise to stop here, or unset MXNET_SUBGRAPH_BACKEND",
-            error=error,
-        )
-        return None
-    return None if made is None else dataclasses.replace(made, data=data)
-
-
-def _flexible(
-    symbol: Any,
-    shapes: Mapping[str, tuple[int, ...]],
-    dtypes: Mapping[str, Any],
-    options: Optional[Mapping[str, str]],
-    data: Optional[frozenset[str]],
-) -> Optional[ranges.Flexible]:
-    """Returns the graph's shapes over the range that the settings ask for; says once where it can have no other sizes.
-
-    Raises:
-        SettingError: The option `profiles` names an input that the symbol does not have.
-    """
-    config = settings.read(options)
-    if not ranges.wanted(config):
-        return None
-    unknown = sorted({name for name, _ in config.profiles} - set(symbol.list_arguments()))
-    if unknown and "profiles" in (options or {}):
-        raise SettingError(
-            message(
-                "The option profiles of the TensorRT backend names inputs that the network does not have",
-                found=", ".join(unknown),
-                required="names out of " + ", ".join(sorted(data or symbol.list_arguments())[:20]),
-            )
-        )
-    try:
-        return ranges.find(symbol, shapes, dtypes, config, data)
-    except NotGeneralError as error:
-        dynamic_shapes.tell("a network", str(error))
-        return None
-
-
-def _tell_bind(decisions: partition.Partition, options: Optional[Mapping[str, str]], context: Any) -> None:
-    """Logs the one line of a bind."""
-    if not log.isEnabledFor(logging.INFO):
-        return
-    config = settings.read(options)
-    engine = backend.first_engine(config, context)
-    log.info("bind: %s; engine %s, %s", decisions.summary(), engine.name if engine else "none", config.precision)
-
-
-def _why_stock(symbol: Any, grad_req: Any, group2ctx: Any, stype_dict: Any) -> Optional[str]:
-    """Returns why MXNet binds the symbol without TensorRT, or None; says so once."""
-    reason, step = None, ""
-    if any(r != "null" for r in _requests(grad_req)):
-        reason = "gradients are asked for (grad_req is not 'null'): training is left to MXNet"
-        step = "for inference bind with grad_req='null' (Module: for_training=False)"
-    elif group2ctx:
-        reason = "group2ctx places nodes on several devices: the graph is left to MXNet"
-        step = "bind without group2ctx to use TensorRT"
-    elif any(v != "default" for v in (stype_dict or {}).values()):
-        reason = "stype_dict asks for sparse arrays: the graph is left to MXNet"
-        step = "bind without stype_dict to use TensorRT"
-    elif len(set(symbol.list_inputs())) != len(symbol.list_inputs()):
-        reason = "two arguments have one name: the graph is left to MXNet"
-        step = "give each variable of the network a name of its own"
-    if reason is not None:
-        warn_once(reason, next_step=step)
-    return reason
-
-
-def _requests(grad_req: Any) -> list[Any]:
-    requests = grad_req.values() if isinstance(grad_req, dict) else grad_req
-    return [requests] if isinstance(requests, str) else list(requests or [])
-
-
-def _inference_request(args_grad: Any, grad_req: Any, names: Sequence[str]) -> Any:
-    """Returns 'null' where bind was given no array to put a gradient in, whatever a valid grad_req says."""
-    if isinstance(args_grad, dict):
-        without = not any(name in args_grad for name in names)
-    else:
-        without = args_grad is None or (len(args_grad) == len(names) and all(g is None for g in args_grad))
-    return "null" if without and all(r in _REQUESTS for r in _requests(grad_req)) else grad_req
-
-
-def _by_name(arrays: Any, names: list[str]) -> Optional[dict[str, Any]]:
-    """Returns arrays by name, or None where bind itself has something to say about them, or one is sparse."""
-    if isinstance(arrays, dict):
-        found = {name: arrays[name] for name in names if name in arrays}
-    elif isinstance(arrays, (list, tuple)):
-        found = dict(zip(names, arrays))
-    else:
-        return None
-    complete = len(found) == len(names) and (isinstance(arrays, dict) or len(arrays) == len(names))
-    dense = all(isinstance(v, mx.nd.NDArray) and v.stype == "default" for v in found.values())
-    return found if complete and dense else None
-
-
-def _argument_shapes(symbol: Any, known: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each argument that inference finds."""
-    names = symbol.list_arguments()
-    found, _, _ = symbol.infer_shape_partial(**{k: v for k, v in known.items() if k in names})
-    shapes = {name: infer.known_shape(shape) for name, shape in zip(names, found or ())}
-    return {name: shape for name, shape in shapes.items() if shape is not None}

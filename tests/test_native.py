@@ -77,12 +77,12 @@ def test_a_bug_in_a_session_reaches_the_program(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_pass_that_nobody_announced_takes_nothing() -> None:
     package_backend.load_native()
-    from mxnet_trt_property import binding
+    from mxnet_trt_property.stock import stock
 
     symbol = mlp()
-    untouched = binding.stock.optimize_for(symbol, "TensorRT")
+    untouched = stock.optimize_for(symbol, "TensorRT")
     assert "_TensorRT" not in untouched.tojson()
-    assert "_TensorRT" not in binding.stock.get_backend_symbol(symbol, "TensorRT").tojson()
+    assert "_TensorRT" not in stock.get_backend_symbol(symbol, "TensorRT").tojson()
 
 
 EXIT_WITH_WORK = """

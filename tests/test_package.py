@@ -21,10 +21,13 @@ PTH = "mxnet_trt_property.pth"
 LIBRARY = "mxnet_trt_property/libmxnet_trt.so"
 # `activation` imports the first ones when mxnet is there to be patched; the last two are programs as users have them.
 FOR_MXNET_ONLY = (
+    "mxnet_trt_property.bind_partition",
+    "mxnet_trt_property.bind_requests",
     "mxnet_trt_property.binding",
     "mxnet_trt_property.blocks",
     "mxnet_trt_property.early_start",
     "mxnet_trt_property.spinning",
+    "mxnet_trt_property.stock",
     "mxnet_trt_property.executor",
     "mxnet_trt_property.packing",
     "mxnet_trt_property.cli.doctor_script",
