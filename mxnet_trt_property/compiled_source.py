@@ -14,7 +14,8 @@ import numpy as np
 
 from mxnet_trt_property import backend, compiled_sizes, infer, ranges, settings, sizes, support
 from mxnet_trt_property import convert as conversion
-from mxnet_trt_property.compiled import LABEL, CompileError
+from mxnet_trt_property.compiled import CompileError
+from mxnet_trt_property.compiled_build import LABEL
 from mxnet_trt_property.errors import ConversionError, message
 from mxnet_trt_property.generalize import NotGeneralError, Template, generalize
 from mxnet_trt_property.graph import Entry, Graph
