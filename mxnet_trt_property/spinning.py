@@ -97,6 +97,11 @@ class AwaitedArray(mx.nd.NDArray):  # type: ignore[misc]  # mxnet has no types
             self._spin.until_run(self)
         return super().asnumpy()
 
+    def __repr__(self) -> str:
+        """Returns what NDArray shows: programs print outputs, and compare what they print."""
+        text: str = super().__repr__()
+        return text.replace(f"<{type(self).__name__} ", f"<{mx.nd.NDArray.__name__} ")
+
 
 def awaited(array: Any, spin: Spin) -> AwaitedArray:
     """Returns the array that `array`, which is empty from then on, was a handle of."""
