@@ -104,6 +104,11 @@ std::unordered_map<int64_t, State*>& States() {
   static auto* states = new std::unordered_map<int64_t, State*>;
   return *states;
 }
+// The state of an id, or nullptr once it is gone; call with StatesLock.
+State* Find(int64_t state_id) {
+  const auto found = States().find(state_id);
+  return found == States().end() ? nullptr : found->second;
+}
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Winvalid-offsetof"
@@ -311,20 +316,19 @@ void ResetStatesInChild() {
 
 extern "C" int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count) {
   std::lock_guard<std::mutex> guard(StatesLock());
-  const auto found = States().find(state_id);
-  if (found == States().end()) return MXTRT_FAIL;
+  State* state = Find(state_id);
+  if (state == nullptr) return MXTRT_FAIL;
   // Who takes replays away frees them next.
-  DropEarly(found->second);
-  found->second->replays.clear();
-  for (int32_t i = 0; i < count; ++i) found->second->replays.push_back(static_cast<const mxtrt::Replay*>(replays[i]));
+  DropEarly(state);
+  state->replays.clear();
+  for (int32_t i = 0; i < count; ++i) state->replays.push_back(static_cast<const mxtrt::Replay*>(replays[i]));
   return MXTRT_OK;
 }
 
 extern "C" int mxtrt_state_release(int64_t state_id) {
   std::lock_guard<std::mutex> guard(StatesLock());
-  const auto found = States().find(state_id);
-  if (found == States().end()) return MXTRT_OK;
-  State* state = found->second;
+  State* state = Find(state_id);
+  if (state == nullptr) return MXTRT_OK;
   // A forward that is under way waits for StatesLock while it holds its own: so this one must not wait for it.
   std::unique_lock<std::mutex> running(state->running, std::try_to_lock);
   if (!running.owns_lock() || state->early.load() != nullptr) return MXTRT_FAIL;
@@ -334,17 +338,16 @@ extern "C" int mxtrt_state_release(int64_t state_id) {
 
 extern "C" uint64_t mxtrt_state_last_use(int64_t state_id) {
   std::lock_guard<std::mutex> guard(StatesLock());
-  const auto found = States().find(state_id);
-  return found == States().end() ? 0 : found->second->used.load();
+  const State* state = Find(state_id);
+  return state == nullptr ? 0 : state->used.load();
 }
 
 extern "C" uint64_t mxtrt_clock(void) { return g_clock.fetch_add(1) + 1; }
 
 extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
   std::lock_guard<std::mutex> guard(StatesLock());
-  const auto found = States().find(state_id);
-  if (found == States().end()) return MXTRT_FAIL;
-  State* state = found->second;
+  State* state = Find(state_id);
+  if (state == nullptr) return MXTRT_FAIL;
   // A forward that never ran, since an array that it depends on had failed, leaves the counts apart for good: then
   // nothing is started early any more, which is slower and still right.
   const bool alone = state->begun.fetch_add(1) == state->ended.load();
@@ -360,15 +363,13 @@ extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
 
 extern "C" int mxtrt_state_is_under_way(int64_t state_id) {
   std::lock_guard<std::mutex> guard(StatesLock());
-  const auto found = States().find(state_id);
-  return found != States().end() && found->second->begun.load() != found->second->ended.load() ? MXTRT_OK : MXTRT_FAIL;
+  const State* state = Find(state_id);
+  return state != nullptr && state->begun.load() != state->ended.load() ? MXTRT_OK : MXTRT_FAIL;
 }
 
 extern "C" int mxtrt_state_cancel(int64_t state_id) {
   std::lock_guard<std::mutex> guard(StatesLock());
-  const auto found = States().find(state_id);
-  if (found == States().end()) return MXTRT_OK;
-  DropEarly(found->second);
+  if (State* state = Find(state_id)) DropEarly(state);
   return MXTRT_OK;
 }
 

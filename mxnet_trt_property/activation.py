@@ -34,12 +34,7 @@ def install() -> None:
         from mxnet.executor import Executor
 
         symbol = mx.sym.Symbol
-        from mxnet_trt_property import (
-            binding,
-            blocks,
-            contrib,
-            saving,
-        )
+        from mxnet_trt_property import binding, blocks, contrib, saving
         from mxnet_trt_property.stock import stock  # keeps MXNet's own functions before they are replaced
 
         symbol.simple_bind = _when_on(symbol.simple_bind, binding.simple_bind)

@@ -11,14 +11,7 @@ from typing import Any, Callable, Optional
 import mxnet as mx
 from mxnet.base import MXNetError
 
-from mxnet_trt_property import (
-    backend,
-    blocks,
-    freezing,
-    packing,
-    session_table,
-    settings,
-)
+from mxnet_trt_property import backend, blocks, freezing, packing, session_table, settings
 from mxnet_trt_property.bind_partition import partitioned
 from mxnet_trt_property.bind_requests import argument_shapes, by_name, inference_request, why_stock
 from mxnet_trt_property.environment import DEFAULT_BACKEND, IDLE_BACKEND, native_backend

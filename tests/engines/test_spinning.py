@@ -73,7 +73,8 @@ def test_results_are_waited_for_awake(seen: list[int]) -> None:
     stock, ours = bound(conv_bn(), "NONE", SHAPES), bound(conv_bn(), "TensorRT", SHAPES)
     ours.forward()[0].wait_to_read()
     seen.clear()
-    for seed, read in enumerate((mx.nd.NDArray.asnumpy, lambda x: (x.wait_to_read(), x)[1], lambda x: x.asnumpy())):
+    ways = (mx.nd.NDArray.asnumpy, spinning.AwaitedArray.wait_to_read, spinning.AwaitedArray.asnumpy)
+    for seed, read in enumerate(ways):
         data = mx.nd.array(random(SHAPES["data"], seed))
         ours.tensorrt.early._pause = 1  # so that nothing waits for the input before the forward is announced
         go = under_way(ours)
