@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define MXTRT_ABI_VERSION 10
+#define MXTRT_ABI_VERSION 11
 #define MXTRT_EXPORT __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -98,6 +98,7 @@ typedef struct MxtrtCuda {
   int (*graph_launch)(void* graph, void* stream);
   int (*stream_synchronize)(void* stream);
   int (*copy_on_device)(uint64_t target, uint64_t source, size_t bytes, void* stream);
+  int (*copy_to_device)(uint64_t target, const void* source, size_t bytes, void* stream);
   int (*event_record)(void* event, void* stream);
   int (*stream_wait_event)(void* stream, void* event, unsigned int flags);
 } MxtrtCuda;
@@ -105,10 +106,10 @@ typedef struct MxtrtCuda {
 // How one array and a captured run come together.
 typedef struct MxtrtCopy {
   void* address;  // the run works on the array at this address itself; NULL: on `staging`
-  void* staging;  // pinned host memory for host arrays, device memory for GPU arrays
+  void* staging;  // pinned host memory for host arrays, device memory for GPU arrays and for an input that is fed
   uint64_t bytes;
   int32_t position;  // of the array among the inputs, or among the outputs, of the caller
-  int32_t reserved;
+  int32_t fed;       // 1: mxtrt_state_write copies the input at `address` to `staging`, and the run does not
 } MxtrtCopy;
 
 // A run of an engine with its copies, captured in a CUDA graph. Everything is owned by the caller and outlives it.
@@ -139,9 +140,19 @@ typedef struct MxtrtSpin {
   int32_t reserved;
 } MxtrtSpin;
 
+// What is written to an input of a node.
+typedef struct MxtrtWrite {
+  void* array;         // the executor's NDArray, in host memory ...
+  void* target;        // ... and where it lies
+  const void* source;  // the caller's array, of the same shape and dtype, which nobody writes meanwhile
+  uint64_t bytes;
+  int32_t position;  // among the inputs of the node
+  int32_t helpers;   // threads besides the calling one that may copy
+} MxtrtWrite;
+
 MXTRT_EXPORT int mxtrt_abi_version(void);
-// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy, MxtrtReplaySpec, MxtrtForkApi, MxtrtInferenceApi and
-// MxtrtSpin, for the check at load time.
+// Sizes of MxtrtTensor, MxtrtAttrs, MxtrtCallbacks, MxtrtCopy, MxtrtReplaySpec, MxtrtForkApi, MxtrtInferenceApi,
+// MxtrtSpin and MxtrtWrite, for the check at load time.
 MXTRT_EXPORT void mxtrt_struct_sizes(uint32_t* sizes);
 // Copies the table; NULL takes the callbacks away (interpreter exit), after which forwards fail with a message.
 MXTRT_EXPORT int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks);
@@ -163,13 +174,18 @@ MXTRT_EXPORT int mxtrt_state_release(int64_t state_id);
 // When the last forward of a state began, and the time now: a count of forwards and calls of mxtrt_clock.
 MXTRT_EXPORT uint64_t mxtrt_state_last_use(int64_t state_id);
 MXTRT_EXPORT uint64_t mxtrt_clock(void);
+// Writes an input of a node, and returns when it is written; what goes to the GPU piece by piece is on its way then,
+// for the run that mxtrt_state_begin starts next. Returns MXTRT_FAIL, and has done nothing, where a forward of the
+// state is under way, or its weights were not in order last time. Call without the GIL.
+MXTRT_EXPORT int mxtrt_state_write(int64_t state_id, const MxtrtSpin* spin, const MxtrtWrite* write);
 // Says that a forward of the state is about to be pushed, and starts its captured run at once if that is safe: nothing
 // of the state is under way, its weights were in order last time, and the run writes staging memory only. The forward
 // then waits for this run, or throws it away if a weight has moved or an input is elsewhere. `inputs` holds the address
 // of each input of the node (of weights NULL); the caller has waited for what is written to them. NULL: the forward is
 // only counted. Returns whether a run was started.
 MXTRT_EXPORT int mxtrt_state_begin(int64_t state_id, void* const* inputs);
-// Drops the run that mxtrt_state_begin started, if no forward has taken it yet: the announced forward may not come.
+// Drops the run that mxtrt_state_begin started, if no forward has taken it yet, and what mxtrt_state_write has sent:
+// the announced forward may not come.
 MXTRT_EXPORT int mxtrt_state_cancel(int64_t state_id);
 // Whether a forward was announced by mxtrt_state_begin that has not ended.
 MXTRT_EXPORT int mxtrt_state_is_under_way(int64_t state_id);

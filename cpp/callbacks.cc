@@ -48,6 +48,7 @@ void mxtrt_struct_sizes(uint32_t* sizes) {
   sizes[5] = sizeof(MxtrtForkApi);
   sizes[6] = sizeof(MxtrtInferenceApi);
   sizes[7] = sizeof(MxtrtSpin);
+  sizes[8] = sizeof(MxtrtWrite);
 }
 
 int mxtrt_set_callbacks(const MxtrtCallbacks* callbacks) {

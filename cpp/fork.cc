@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "callbacks.h"
+#include "copying.h"
 #include "spin.h"
 #include "subgraph_op.h"
 
@@ -87,6 +88,7 @@ void AfterForkInChild() {
   new (&DeadLock()) std::mutex;
   ResetStatesInChild();
   ResetSpinningInChild();
+  ResetCopyingInChild();
   g_calls = t_calls;
   AfterForkInParent();
 }

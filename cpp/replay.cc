@@ -11,7 +11,9 @@ namespace mxtrt {
 Replay::Replay(const MxtrtReplaySpec& spec)
     : spec_(spec),
       inputs_(spec.inputs, spec.inputs + spec.num_inputs),
-      outputs_(spec.outputs, spec.outputs + spec.num_outputs) {}
+      outputs_(spec.outputs, spec.outputs + spec.num_outputs) {
+  for (const MxtrtCopy& copy : inputs_) num_fed_ += copy.fed != 0;
+}
 
 namespace {
 
@@ -98,6 +100,17 @@ bool Replay::CanStartEarly(void* const* inputs) const {
   for (const MxtrtCopy& copy : outputs_)
     if (copy.address != nullptr) return false;
   return true;
+}
+
+int Replay::Feed(int position, const void* array, uint64_t offset, uint64_t bytes) const {
+  for (const MxtrtCopy& copy : inputs_) {
+    if (copy.fed == 0 || copy.position != position || copy.address != array) continue;
+    const Current current(spec_);
+    if (current.status() != 0) return current.status();
+    return spec_.cuda.copy_to_device(reinterpret_cast<uint64_t>(copy.staging) + offset,
+                                     static_cast<const char*>(array) + offset, bytes, spec_.stream);
+  }
+  return kNotFed;
 }
 
 int Replay::Start(void* const* inputs) const {

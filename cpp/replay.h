@@ -19,6 +19,13 @@ class Replay {
   // Runs once. Returns 0, or the CUDA driver's error code. Allocates nothing.
   int Run(void* const* inputs, void* const* outputs, void* stream) const;
 
+  // How many inputs it does not copy to the GPU itself: they must be fed before it starts.
+  int NumFed() const { return num_fed_; }
+  // Queues the copy of a stretch of an input to the GPU. Returns 0, the CUDA driver's error code, or kNotFed where the
+  // array is no input that is fed.
+  static constexpr int kNotFed = -1;
+  int Feed(int position, const void* array, uint64_t offset, uint64_t bytes) const;
+
   // The two halves of a run that starts before its outputs are known. `stream` is that of the call, for GPU arrays.
   bool CanStartEarly(void* const* inputs) const;
   int Start(void* const* inputs) const;
@@ -33,6 +40,7 @@ class Replay {
 
   MxtrtReplaySpec spec_;
   std::vector<MxtrtCopy> inputs_, outputs_;
+  int num_fed_ = 0;
 };
 
 }  // namespace mxtrt

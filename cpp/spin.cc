@@ -5,22 +5,17 @@
 // that stays awake sees the result at once.
 //
 // MXNet shows nobody whether an array is ready. So an operator that reads it and does nothing is pushed, through the
-// public C API: it runs as soon as the array is written, on the thread that wrote it.
+// public C API: it runs as soon as the array is written, on the thread that wrote it, or at once.
 
 #include <atomic>
 #include <chrono>
 
 #include "callbacks.h"
+#include "relax.h"
 #include "spin.h"
 
 namespace mxtrt {
 namespace {
-
-// mxnet::Context, which MXEnginePushSyncND takes by address.
-struct Context {
-  int32_t dev_type;
-  int32_t dev_id;
-};
 
 // Shared by the thread that waits and by the operator; whoever is last frees it.
 struct Probe {
@@ -42,14 +37,6 @@ void Drop(void* probe) {
   Leave(static_cast<Probe*>(probe));
 }
 
-void Relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
 class Seat {
  public:
   explicit Seat(int32_t most) : has_(g_spinning.fetch_add(1) < most) {}
@@ -61,6 +48,8 @@ class Seat {
 };
 
 }  // namespace
+
+int g_in_pushing_thread = 4;
 
 void ResetSpinningInChild() { g_spinning = 0; }
 
@@ -75,8 +64,8 @@ extern "C" int mxtrt_spin(const MxtrtSpin* spin, void* array) {
   auto* probe = new mxtrt::Probe;
   // With a priority, for MXNet adds those without to a bulk, if the program makes one, and runs that later.
   const int priority = 1;
-  if (spin->push_sync(mxtrt::Run, probe, mxtrt::Drop, &context, &array, 1, nullptr, 0, nullptr, priority,
-                      "mxtrt_ready") != 0) {
+  if (spin->push_sync(mxtrt::Run, probe, mxtrt::Drop, &context, &array, 1, nullptr, 0, &mxtrt::g_in_pushing_thread,
+                      priority, "mxtrt_ready") != 0) {
     mxtrt::Leave(probe);
     return MXTRT_FAIL;
   }

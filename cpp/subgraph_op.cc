@@ -6,59 +6,23 @@
 
 #include <string.h>
 
-#include <atomic>
 #include <mutex>
-#include <new>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "callbacks.h"
 #include "fork.h"
 #include "mxnet_api.h"
 #include "replay.h"
-#include "subgraph_op.h"
+#include "states.h"
 
 namespace {
 
-// A weight, and what it was when Python last looked at it.
-struct Weight {
-  int position;  // among the inputs of the node
-  bool auxiliary;
-  size_t version = 0;
-  const void* data = nullptr;
-  std::vector<char> snapshot;  // of an auxiliary array in host memory
-};
-
-// A real input, and the shape that the state was made for.
-struct Input {
-  int position;
-  std::vector<int64_t> shape;
-};
-
-// What MXNet holds as a CustomStatefulOp*. It never calls a virtual function through it, but reads two flags to see
-// whether to warn: so the start of this object has to look like one. Deriving from the class would pull in the
-// functions of lib_api.cc.
-struct State {
-  virtual ~State() = default;
-  bool ignore_warn = true;
-  bool created = true;
-
-  int64_t id = 0;
-  int num_inputs = 0;
-  std::vector<Input> inputs;
-  std::vector<Weight> weights;
-  std::atomic<bool> ready{false};  // whether `weights` says what is in the engine
-  std::vector<const mxtrt::Replay*> replays;
-  std::mutex running;             // held by a forward, so that its replays are not taken away meanwhile
-  std::atomic<uint64_t> used{0};  // the time of the last forward, by g_clock
-
-  // A run that mxtrt_state_begin started, and how many forwards were announced to it and have ended.
-  std::atomic<const mxtrt::Replay*> early{nullptr};
-  std::atomic<int64_t> begun{0}, ended{0};
-
-  std::vector<MxtrtTensor> in_tensors, out_tensors;  // reused by each call of Python
-};
+using mxtrt::Input;
+using mxtrt::State;
+using mxtrt::States;
+using mxtrt::StatesLock;
+using mxtrt::Weight;
 
 // The arrays of one forward, as MXNet passes them.
 struct Arrays {
@@ -94,21 +58,6 @@ struct Arrays {
     return true;
   }
 };
-
-// States by id, for Python to attach replays. Used when states come and go and engines are built, never by a replay.
-std::mutex& StatesLock() {
-  static std::mutex* lock = new std::mutex;
-  return *lock;
-}
-std::unordered_map<int64_t, State*>& States() {
-  static auto* states = new std::unordered_map<int64_t, State*>;
-  return *states;
-}
-// The state of an id, or nullptr once it is gone; call with StatesLock.
-State* Find(int64_t state_id) {
-  const auto found = States().find(state_id);
-  return found == States().end() ? nullptr : found->second;
-}
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Winvalid-offsetof"
@@ -173,14 +122,11 @@ bool ForgetReplays(State* state) {
   return false;
 }
 
-// Counts the forwards of all states, to tell which was used last.
-std::atomic<uint64_t> g_clock{0};
-
 // One forward: owns the run that was started early for it, and counts it as ended, however it ends.
 class Forward {
  public:
   explicit Forward(State* state) : state_(state), guard_(state->running), early_(state->early.exchange(nullptr)) {
-    state->used.store(g_clock.fetch_add(1) + 1, std::memory_order_relaxed);
+    state->used.store(mxtrt::Tick(), std::memory_order_relaxed);
   }
   ~Forward() {
     AbandonEarly();
@@ -206,18 +152,14 @@ class Forward {
   const mxtrt::Replay* early_;
 };
 
-// Waits for the run that was started early, if no forward has taken it yet, and drops it.
-void DropEarly(State* state) {
-  if (const mxtrt::Replay* early = state->early.exchange(nullptr)) early->Abandon();
-}
-
 // Finishes the run that was started early, or replays a captured run that fits the arrays.
 bool Replayed(State* state, Forward* forward, const Arrays& in, const Arrays& out, void* stream) {
   if (const mxtrt::Replay* early = forward->TakeEarly(in, out))
     return early->Finish(out.data, stream) == 0 || ForgetReplays(state);
   forward->AbandonEarly();
   for (const mxtrt::Replay* replay : state->replays)
-    if (replay->Matches(in.data, out.data)) return replay->Run(in.data, out.data, stream) == 0 || ForgetReplays(state);
+    if (replay->NumFed() == 0 && replay->Matches(in.data, out.data))
+      return replay->Run(in.data, out.data, stream) == 0 || ForgetReplays(state);
   return false;
 }
 
@@ -296,81 +238,6 @@ MX_VOID_RET _opCallDestroyOpState(void* state_op) {
   }
   mxtrt::DestroyInPython(state->id);
   delete state;
-}
-
-namespace mxtrt {
-
-void ResetStatesInChild() {
-  new (&StatesLock()) std::mutex;
-  for (const auto& entry : States()) {
-    State* state = entry.second;
-    new (&state->running) std::mutex;
-    state->replays.clear();
-    state->early = nullptr;
-    state->begun = 0;
-    state->ended = 0;
-  }
-}
-
-}  // namespace mxtrt
-
-extern "C" int mxtrt_state_set_replays(int64_t state_id, void* const* replays, int32_t count) {
-  std::lock_guard<std::mutex> guard(StatesLock());
-  State* state = Find(state_id);
-  if (state == nullptr) return MXTRT_FAIL;
-  // Who takes replays away frees them next.
-  DropEarly(state);
-  state->replays.clear();
-  for (int32_t i = 0; i < count; ++i) state->replays.push_back(static_cast<const mxtrt::Replay*>(replays[i]));
-  return MXTRT_OK;
-}
-
-extern "C" int mxtrt_state_release(int64_t state_id) {
-  std::lock_guard<std::mutex> guard(StatesLock());
-  State* state = Find(state_id);
-  if (state == nullptr) return MXTRT_OK;
-  // A forward that is under way waits for StatesLock while it holds its own: so this one must not wait for it.
-  std::unique_lock<std::mutex> running(state->running, std::try_to_lock);
-  if (!running.owns_lock() || state->early.load() != nullptr) return MXTRT_FAIL;
-  state->replays.clear();
-  return MXTRT_OK;
-}
-
-extern "C" uint64_t mxtrt_state_last_use(int64_t state_id) {
-  std::lock_guard<std::mutex> guard(StatesLock());
-  const State* state = Find(state_id);
-  return state == nullptr ? 0 : state->used.load();
-}
-
-extern "C" uint64_t mxtrt_clock(void) { return g_clock.fetch_add(1) + 1; }
-
-extern "C" int mxtrt_state_begin(int64_t state_id, void* const* inputs) {
-  std::lock_guard<std::mutex> guard(StatesLock());
-  State* state = Find(state_id);
-  if (state == nullptr) return MXTRT_FAIL;
-  // A forward that never ran, since an array that it depends on had failed, leaves the counts apart for good: then
-  // nothing is started early any more, which is slower and still right.
-  const bool alone = state->begun.fetch_add(1) == state->ended.load();
-  if (inputs == nullptr || !alone || !state->ready || state->early.load() != nullptr) return MXTRT_FAIL;
-  for (const mxtrt::Replay* replay : state->replays) {
-    if (!replay->CanStartEarly(inputs)) continue;
-    if (replay->Start(inputs) != 0) return MXTRT_FAIL;  // the forward meets the same error, and tells
-    state->early.store(replay);
-    return MXTRT_OK;
-  }
-  return MXTRT_FAIL;
-}
-
-extern "C" int mxtrt_state_is_under_way(int64_t state_id) {
-  std::lock_guard<std::mutex> guard(StatesLock());
-  const State* state = Find(state_id);
-  return state != nullptr && state->begun.load() != state->ended.load() ? MXTRT_OK : MXTRT_FAIL;
-}
-
-extern "C" int mxtrt_state_cancel(int64_t state_id) {
-  std::lock_guard<std::mutex> guard(StatesLock());
-  if (State* state = Find(state_id)) DropEarly(state);
-  return MXTRT_OK;
 }
 
 MX_INT_RET _opCallFStatefulCompute(int is_forward, void* state_op, const int64_t** in_shapes, int* in_ndims,

@@ -8,13 +8,13 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Collection, Mapping
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import mxnet as mx
 import numpy as np
 
 from mxnet_trt_property import native, session
-from mxnet_trt_property.spinning import AwaitedArray, Spin
+from mxnet_trt_property.spinning import AwaitedArray, Spin, usable_cpus
 
 _DENSE = (mx.nd.NDArray, mx.np.ndarray, AwaitedArray)
 
@@ -24,9 +24,28 @@ _LONG_WAIT = 50e-6
 _LONG_WAITS = 3
 _PAUSE = 64
 
-# Inputs of fewer bytes are staged from the caller's array by this thread, while MXNet's threads copy it to the
-# executor's; larger ones MXNet copies faster, with several threads.
-_STAGED_BYTES = 1 << 20
+# A large input is written by at most so many threads, and by at most one for so many CPUs. On 16 CPUs of an H100's
+# machine eight write as fast as its memory takes it.
+_MOST_WRITERS = 8
+_CPUS_OF_A_WRITER = 2
+
+
+class _Input(NamedTuple):
+    """An input of the node, and the executor's array for it.
+
+    Attributes:
+        position: Among the inputs of the node.
+        name: What the executor calls it.
+        array: The executor's array.
+        dtype: Of the array.
+        nbytes: Of the array.
+    """
+
+    position: int
+    name: str
+    array: Any
+    dtype: Any
+    nbytes: int
 
 
 class EarlyStart:
@@ -50,41 +69,75 @@ class EarlyStart:
         """
         on_gpu = context.device_type == "gpu"
         self.spin = Spin(member.state_id, context)
-        self._inputs = tuple(zip(member.arrays.input_positions, names, arrays))
+        inputs = zip(member.arrays.input_positions, names, arrays)
+        self._inputs = tuple(_Input(i, k, a, a.dtype, a.size * np.dtype(a.dtype).itemsize) for i, k, a in inputs)
+        self._names = frozenset(names)
         self._addresses = (ctypes.c_void_p * max(1, len(member.arrays.roles)))()
         self._state_id = ctypes.c_int64(member.state_id)
         self._on_gpu = on_gpu
-        nbytes = sum(array.size * np.dtype(array.dtype).itemsize for array in arrays)
-        self._stages = not on_gpu and nbytes <= _STAGED_BYTES
         self._library = native.library()
+        self._write = native.CWrite(helpers=max(1, min(_MOST_WRITERS, int(usable_cpus() / _CPUS_OF_A_WRITER))) - 1)
         self._pause = self._long_waits = 0
 
-    def can_read(self, given: Mapping[str, Any]) -> bool:
-        """Whether `start` can read the caller's arrays, whose values the executor's are about to have."""
-        if not self._stages:
-            return False
-        sources = [(given[name], array) for _, name, array in self._inputs if name in given]
-        for source, array in sources:
-            plain = type(source) in _DENSE and source.dtype == array.dtype
-            if not plain or source.context.device_type != "cpu":
-                return False
-        # Assigned one after the other, an array may get what another got before.
-        return len(sources) < 2 or not any(self._is_ours(source) for source, array in sources if source is not array)
+    def write(self, given: Mapping[str, Any]) -> Collection[str]:
+        """Writes inputs into the executor's arrays, in this thread, and sends large ones to the GPU meanwhile.
 
-    def _is_ours(self, source: Any) -> bool:
-        """Whether an array lies in the memory of one of the executor's inputs."""
-        address = address_of(source)
-        return any(
-            0 <= address - address_of(array) < array.size * np.dtype(array.dtype).itemsize
-            for _, _, array in self._inputs
-        )
+        MXNet's own way is a thread of its engine, which has to be woken. It is left to MXNet where the forward before
+        has not ended, which would be waited for, and where more is asked than to copy: another dtype or device, or
+        arrays that may be parts of each other.
 
-    def start(self, given: Mapping[str, Any], written: Collection[str] = ()) -> None:
+        Args:
+            given: The caller's arrays by name, of the shapes of the executor's.
+
+        Returns:
+            The names of what is written.
+
+        Raises:
+            mxnet.base.MXNetError: What writes one of the caller's arrays has failed.
+        """
+        if self._on_gpu or not self._names.issuperset(given) or mx.autograd.is_recording():
+            return ()
+        found = []
+        for each in self._inputs:
+            source = given.get(each.name)
+            if source is not None and source is not each.array:
+                address = self._plain_address(source, each.dtype)
+                if address is None or self._is_ours(address, each.nbytes):
+                    return ()
+                found.append((each, address))
+        written = []
+        write, as_reference = self._write, ctypes.byref(self._write)
+        for each, address in found:
+            write.array, write.target, write.source = each.array.handle, address_of(each.array), address
+            write.bytes, write.position = each.nbytes, each.position
+            if self._library.mxtrt_state_write(self._state_id, self.spin.by_reference, as_reference) != native.OK:
+                break
+            written.append(each.name)
+        return written
+
+    def _plain_address(self, source: Any, dtype: Any) -> Optional[int]:
+        """Returns where a caller's array lies that is copied byte by byte, once it is written; None for any other."""
+        if type(source) in _DENSE:
+            if source.dtype != dtype or source.context.device_type != "cpu":
+                return None
+            self.spin.until_written(source)
+            mx.base.check_call(mx.base._LIB.MXNDArrayWaitToRead(source.handle))
+            return address_of(source)
+        if type(source) is np.ndarray and source.dtype == dtype and source.flags.c_contiguous:
+            address: int = source.__array_interface__["data"][0]
+            return address
+        return None
+
+    def _is_ours(self, address: int, nbytes: int) -> bool:
+        """Whether memory overlaps that of one of the executor's inputs."""
+        ours = ((address_of(each.array), each.nbytes) for each in self._inputs)
+        return any(address < begin + size and begin < address + nbytes for begin, size in ours)
+
+    def start(self, written: Collection[str] = ()) -> None:
         """Starts the next forward's run if that can be, after waiting for what is written to its inputs.
 
         Args:
-            given: Arrays to read instead of the executor's, by name; others in it are ignored.
-            written: Names of the executor's arrays that a copy has just begun to write.
+            written: Names of the executor's arrays that MXNet has just begun to write.
 
         Raises:
             mxnet.base.MXNetError: What writes an input has failed.
@@ -95,16 +148,12 @@ class EarlyStart:
             return
         wait, check = mx.base._LIB.MXNDArrayWaitToRead, mx.base.check_call
         began = time.perf_counter()
-        for position, name, array in self._inputs:
+        for position, name, array, *_ in self._inputs:
             if name in written:
                 self.spin.until_written(array)
-            # Also where another is read: with an error on it MXNet would skip the node, and leave the run behind.
             check(wait(array.handle))
-            source = given.get(name, array)
-            if source is not array:
-                check(wait(source.handle))
-            if source is not array or not self._on_gpu or not self._addresses[position]:
-                self._addresses[position] = address_of(source)  # MXNet moves host arrays that change their layout
+            if not self._on_gpu or not self._addresses[position]:
+                self._addresses[position] = address_of(array)  # MXNet moves host arrays that change their layout
         if self._on_gpu:
             self._long_waits = self._long_waits + 1 if time.perf_counter() - began > _LONG_WAIT else 0
             if self._long_waits >= _LONG_WAITS:
@@ -112,7 +161,7 @@ class EarlyStart:
         self._library.mxtrt_state_begin(self._state_id, self._addresses)
 
     def cancel(self) -> None:
-        """Drops a run that was started and that no forward has taken yet."""
+        """Drops a run that was started and that no forward has taken yet, and what was sent to the GPU for one."""
         self._library.mxtrt_state_cancel(self._state_id)
 
 

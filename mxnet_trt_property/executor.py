@@ -71,13 +71,11 @@ class TensorRTExecutor(Executor):  # type: ignore[misc]  # mxnet has no types
         if early is None:
             self._assign(kwargs)
             return self._run(is_train)
-        reads_given = bool(kwargs) and early.can_read(kwargs)
         try:
-            if reads_given:
-                early.start(kwargs)  # before anything else: MXNet takes 30 us to get its own copy under way
-            self._assign(kwargs)
-            if not reads_given:
-                early.start({}, written=kwargs)
+            written = early.write(kwargs) if kwargs else ()
+            left = {name: array for name, array in kwargs.items() if name not in written} if written else kwargs
+            self._assign(left)
+            early.start(left)
             return self._run(is_train)
         except BaseException:
             # Ctrl-C may come in between. A run that was started must not be taken for that of a later forward.

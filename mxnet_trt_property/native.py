@@ -19,7 +19,7 @@ from mxnet_trt_property import subgraph_inference
 from mxnet_trt_property.errors import EngineError, NativeLibraryError, TensorRTPropertyError, message
 from mxnet_trt_property.subgraph_inference import CInferenceApi
 
-ABI_VERSION = 10
+ABI_VERSION = 11
 OK, FAIL = 1, 0
 UNUSED, INPUT, WEIGHT, AUXILIARY = 0, 1, 2, 3
 LIBRARY = Path(__file__).with_name("libmxnet_trt.so")
@@ -65,6 +65,7 @@ class CCuda(ctypes.Structure):
         ("graph_launch", ctypes.c_void_p),
         ("stream_synchronize", ctypes.c_void_p),
         ("copy_on_device", ctypes.c_void_p),
+        ("copy_to_device", ctypes.c_void_p),
         ("event_record", ctypes.c_void_p),
         ("stream_wait_event", ctypes.c_void_p),
     )
@@ -78,7 +79,7 @@ class CCopy(ctypes.Structure):
         ("staging", ctypes.c_void_p),
         ("bytes", ctypes.c_uint64),
         ("position", ctypes.c_int32),
-        ("reserved", ctypes.c_int32),
+        ("fed", ctypes.c_int32),
     )
 
 
@@ -121,6 +122,19 @@ class CSpin(ctypes.Structure):
         ("dev_type", ctypes.c_int32),
         ("dev_id", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+    )
+
+
+class CWrite(ctypes.Structure):
+    """MxtrtWrite."""
+
+    _fields_ = (
+        ("array", ctypes.c_void_p),
+        ("target", ctypes.c_void_p),
+        ("source", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+        ("position", ctypes.c_int32),
+        ("helpers", ctypes.c_int32),
     )
 
 
@@ -300,6 +314,7 @@ def _open(path: Path) -> ctypes.CDLL:
     lib.mxtrt_replay_free.restype = None
     addresses = ctypes.POINTER(ctypes.c_void_p)
     lib.mxtrt_replay_run.argtypes = [ctypes.c_void_p, addresses, addresses, ctypes.c_void_p]
+    lib.mxtrt_state_write.argtypes = [ctypes.c_int64, ctypes.POINTER(CSpin), ctypes.POINTER(CWrite)]
     lib.mxtrt_state_begin.argtypes = [ctypes.c_int64, addresses]
     lib.mxtrt_state_cancel.argtypes = [ctypes.c_int64]
     lib.mxtrt_state_is_under_way.argtypes = [ctypes.c_int64]
@@ -312,10 +327,10 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _check_abi(lib: ctypes.CDLL, path: Path) -> None:
-    sizes = (ctypes.c_uint32 * 8)()
+    sizes = (ctypes.c_uint32 * 9)()
     lib.mxtrt_struct_sizes(sizes)
     found = (lib.mxtrt_abi_version(), *sizes)
-    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec, CForkApi, CInferenceApi, CSpin)
+    structs = (CTensor, CAttrs, CCallbacks, CCopy, CReplaySpec, CForkApi, CInferenceApi, CSpin, CWrite)
     expected = (ABI_VERSION, *(ctypes.sizeof(s) for s in structs))
     if found != expected:
         raise NativeLibraryError(

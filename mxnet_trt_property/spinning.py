@@ -48,7 +48,11 @@ def most_threads() -> int:
 
 
 class Spin:
-    """Waits for arrays that one executor's TensorRT node reads or writes."""
+    """Waits for arrays that one executor's TensorRT node reads or writes.
+
+    Attributes:
+        by_reference: How, for the native library.
+    """
 
     def __init__(self, state_id: int, context: Any) -> None:
         """Takes the native state of the node and the executor's context.
@@ -62,17 +66,17 @@ class Spin:
         most_us = settings.value("SPIN_US")
         threads = most_threads() if most_us else 0
         self._spin = native.CSpin(push, most_us, threads, context.device_typeid, context.device_id)
-        self._by_reference = ctypes.byref(self._spin)
+        self.by_reference = ctypes.byref(self._spin)
 
     def until_written(self, array: Any) -> None:
         """Waits a while for what is about to be written to an array; an error is left for MXNet to tell."""
         if self._spin.most_threads:
-            self._library.mxtrt_spin(self._by_reference, array.handle)
+            self._library.mxtrt_spin(self.by_reference, array.handle)
 
     def until_run(self, output: Any) -> None:
         """Waits a while for an output of the node, if its forward is still under way."""
         if self._spin.most_threads and self._library.mxtrt_state_is_under_way(self._state_id):
-            self._library.mxtrt_spin(self._by_reference, output.handle)
+            self._library.mxtrt_spin(self.by_reference, output.handle)
 
 
 class AwaitedArray(mx.nd.NDArray):  # type: ignore[misc]  # mxnet has no types

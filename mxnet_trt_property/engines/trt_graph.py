@@ -33,6 +33,10 @@ PIN_FROM_BYTES = 32768
 # started before the program's last reader of that array is done (mxtrt_state_begin).
 PIN_OUTPUTS_FROM_BYTES = 1 << 20
 
+# For inputs of this size that stay there is a run besides that does not copy them: a forward that is given one sends it
+# to the GPU piece by piece while it writes the executor's array (mxtrt_state_write).
+FEED_FROM_BYTES = 1 << 20
+
 
 class CaptureLock:
     """Held while a stream is captured and while a device is waited for: waiting for a device spoils a capture on it.
@@ -97,10 +101,11 @@ def unpin(driver: Driver, address: int, nbytes: int) -> None:
 class Copy:
     """How one array of the caller's and the captured run come together; see MxtrtCopy in cpp/bridge.h."""
 
-    def __init__(self, address: int, staging: int, nbytes: int) -> None:
+    def __init__(self, address: int, staging: int, nbytes: int, fed: bool = False) -> None:
         self.address = address
         self.staging = staging
         self.nbytes = nbytes
+        self.fed = fed
 
 
 class EarlyStart(NamedTuple):
@@ -148,6 +153,7 @@ class CapturedRun:
         self._pinned = pinned
         self._handles: dict[tuple[int, ...], int] = {}
         self.in_place = frozenset(c.address for _, c in (*inputs, *outputs) if c.address)
+        self.is_fed = any(c.fed for _, c in inputs)
 
     def handle(self, input_positions: Sequence[int]) -> int:
         """Returns a native replay for a caller whose input i of the model is its array `input_positions[i]`."""
@@ -162,6 +168,7 @@ class CapturedRun:
                 address_of("cuGraphLaunch"),
                 address_of("cuStreamSynchronize"),
                 address_of("cuMemcpyDtoDAsync_v2"),
+                address_of("cuMemcpyHtoDAsync_v2"),
                 address_of("cuEventRecord"),
                 address_of("cuStreamWaitEvent"),
             )
@@ -186,7 +193,7 @@ class CapturedRun:
         array = (native.CCopy * max(1, len(pairs)))()
         for target, (position, copy) in zip(array, pairs):
             target.address, target.staging = copy.address or None, copy.staging or None
-            target.bytes, target.position = copy.nbytes, position
+            target.bytes, target.position, target.fed = copy.nbytes, position, copy.fed
         return array
 
     @property
@@ -272,7 +279,7 @@ class Captures:
         ins, outs = [b.address for b in inputs], [b.address for b in outputs]
         addresses = {*ins, *outs}
         for run in self.runs:
-            if run.in_place <= addresses:
+            if run.in_place <= addresses and not run.is_fed:
                 return replayer(self._driver, run, ins, outs, stream, self._label)
         return None
 
@@ -319,8 +326,13 @@ class Captures:
             if wanted and pin(self._driver, slot.array, slot.nbytes):
                 in_place[i] = slot.array
                 pinned.append((slot.array, slot.nbytes))
-        if pinned:
-            self.runs.insert(0, self._capture(runner, in_place, runner.stream, pinned))
+        if not pinned:
+            return
+        self.runs.insert(0, self._capture(runner, in_place, runner.stream, pinned))
+        inputs = [i for i in in_place if runner.slots[i].is_input]
+        fed = frozenset(i for i in inputs if runner.slots[i].nbytes >= FEED_FROM_BYTES)
+        if fed and len(inputs) == len(in_place):  # with an output in place it could not start early
+            self.runs.append(self._capture(runner, in_place, runner.stream, (), fed=fed))
 
     def _capture_gpu_arrays(self, runner: TensorRTRunner) -> None:
         """Captures the run on the caller's arrays; if those keep moving, one through memory of the runner's."""
@@ -352,8 +364,12 @@ class Captures:
         stream: int,
         pinned: Sequence[tuple[int, int]],
         starts_early: bool = False,
+        fed: frozenset[int] = frozenset(),
     ) -> CapturedRun:
-        """Captures the runner's `enqueue`: the slots of `in_place` on their arrays, all others on staging memory."""
+        """Captures the runner's `enqueue`: the slots of `in_place` on their arrays, all others on staging memory.
+
+        The inputs of `fed` are on the GPU before it starts.
+        """
         slots = runner.slots
         host = runner.host_arrays
         staging = [slot.pinned if host else slot.own for slot in slots]
@@ -365,7 +381,7 @@ class Captures:
         try:
             with CAPTURE_LOCK:
                 target = stream or self._stream
-                work = functools.partial(runner.enqueue_parts, target, copies_in, copies_out)
+                work = functools.partial(runner.enqueue_parts, target, copies_in, copies_out, fed)
                 graph = cuda_graph.capture(self._driver, target, work, full_edges=runner.kernels_overlap_wrongly)
         except BaseException:
             for address, nbytes in pinned:
@@ -379,6 +395,6 @@ class Captures:
             if slot.bound and slot.nbytes:
                 position = i if slot.is_input else i - sum(s.is_input for s in slots)
                 found[0 if slot.is_input else 1].append(
-                    (position, Copy(in_place.get(i, 0), staging[i], slot.nbytes)),
+                    (position, Copy(in_place.get(i, 0), slot.own if i in fed else staging[i], slot.nbytes, i in fed)),
                 )
         return CapturedRun(self._driver, self._gpu_index, graph, stream, *found, pinned, self._early, starts_early)

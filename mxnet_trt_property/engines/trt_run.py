@@ -23,7 +23,7 @@ import ctypes
 import math
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -293,10 +293,17 @@ class TensorRTRunner:
         """
         self.enqueue_parts(stream, copies_in=True, copies_out=True)
 
-    def enqueue_parts(self, stream: int, copies_in: bool, copies_out: bool) -> None:
-        """Does what `enqueue` does, without the copies where they are not wanted."""
+    def enqueue_parts(self, stream: int, copies_in: bool, copies_out: bool, fed: Collection[int] = frozenset()) -> None:
+        """Does what `enqueue` does, without the copies where they are not wanted.
+
+        Args:
+            stream: The stream.
+            copies_in: Whether inputs are copied to where the engine reads them.
+            copies_out: Whether outputs are copied from where it writes them.
+            fed: The slots of inputs that are copied otherwise.
+        """
         if copies_in:
-            self.copy_in(stream)
+            self.copy_in(stream, fed)
         context, library = self._resources.context, self._engine.library
         mark = library.mark()
         if context is None or not context.execute_async_v3(stream):
@@ -310,10 +317,10 @@ class TensorRTRunner:
         if copies_out:
             self.copy_out(stream)
 
-    def copy_in(self, stream: int) -> None:
-        """Queues the copies of the inputs to where the engine reads them."""
-        for slot in self.slots:
-            if slot.is_input and slot.own and slot.nbytes:
+    def copy_in(self, stream: int, fed: Collection[int] = frozenset()) -> None:
+        """Queues the copies of the inputs to where the engine reads them, but for the slots of `fed`."""
+        for i, slot in enumerate(self.slots):
+            if slot.is_input and slot.own and slot.nbytes and i not in fed:
                 if self._host_arrays:
                     self._driver.copy_to_device(slot.own, slot.pinned, slot.nbytes, stream)
                 elif slot.given == slot.own:

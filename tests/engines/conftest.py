@@ -79,6 +79,10 @@ class FakeCuda(NamedTuple):
         """Returns how many copies were made so far."""
         return int(self.library.fake_copies())
 
+    def sent(self) -> int:
+        """Returns how many bytes were copied to a device so far, without those that a graph copied."""
+        return int(ctypes.c_size_t(self.library.fake_sent()).value)
+
 
 @pytest.fixture
 def cuda(fake_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:

@@ -28,6 +28,7 @@ static struct {
 } pinned[64];
 
 static int contexts[2], depth, live_device, live_host, live_streams, copies;
+static size_t sent; /* bytes that were copied to a device, but by a graph */
 static __thread int stack[64], height;
 
 /* What was made on which device, by address. */
@@ -182,7 +183,11 @@ static int async(void* to, void* from, size_t size, void* stream) {
   if (current() < 0 || foreign(to) || foreign(from) || (stream && foreign(stream))) return 201;
   return record(stream, work) ? 0 : copy(to, from, size);
 }
-int cuMemcpyHtoDAsync_v2(uint64_t to, void* from, size_t size, void* s) { return async((void*)to, from, size, s); }
+int cuMemcpyHtoDAsync_v2(uint64_t to, void* from, size_t size, void* s) {
+  if (fault("cuMemcpyHtoDAsync_v2")) return fault("cuMemcpyHtoDAsync_v2");
+  if (!capturing || s != capturing_stream) __sync_fetch_and_add(&sent, size);
+  return async((void*)to, from, size, s);
+}
 int cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t size, void* s) { return async(to, (void*)from, size, s); }
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void* s) {
   return async((void*)to, (void*)from, size, s);
@@ -339,3 +344,4 @@ void fake_forget(void) {
 int fake_launches(void) { return launches; }
 int fake_pins(void) { return pins; }
 int fake_copies(void) { return copies; }
+size_t fake_sent(void) { return sent; }

@@ -329,27 +329,6 @@ def test_runs_start_early_whether_or_not_the_first_was_waited_for(
     assert other.tensorrt.early is None  # an engine on the CPU has nothing to start
 
 
-def test_a_small_input_is_staged_while_mxnet_copies_it(in_executors: None, cuda: FakeCuda) -> None:
-    """The run starts on the array that was given; what the executor's array held before does not count."""
-    shapes = {"data": (2, 3, 8, 8)}
-    stock, ours = bound(conv_bn(), "NONE", shapes), bound(conv_bn(), "TensorRT", shapes)
-    ours.forward()[0].wait_to_read()
-    calls = native.callback_count()
-    for seed in range(3):
-        data = mx.nd.array(random(shapes["data"], seed))
-        launches = cuda.launches()
-        ours.tensorrt.early.start({"data": data})
-        ours.arg_dict["data"][:] = data
-        found = mx.executor.Executor.forward(ours)[0].asnumpy()
-        assert cuda.launches() == launches + 1
-        assert relative_error(found, stock.forward(data=data)[0]) < 1e-5
-    for seed, dtype in enumerate(("float64", "float16", "float32")):  # of another dtype the copy is what counts
-        data = mx.nd.array(random(shapes["data"], seed), dtype=dtype)
-        assert relative_error(ours.forward(data=data)[0], stock.forward(data=data.astype("float32"))[0]) < 1e-5
-        assert relative_error(ours.arg_dict["data"], data.astype("float32")) == 0
-    assert native.callback_count() == calls
-
-
 def test_a_run_is_not_taken_by_a_later_forward(
     in_executors: None, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
