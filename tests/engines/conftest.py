@@ -81,7 +81,8 @@ class FakeCuda(NamedTuple):
 
     def sent(self) -> int:
         """Returns how many bytes were copied to a device so far, without those that a graph copied."""
-        return int(ctypes.c_size_t(self.library.fake_sent()).value)
+        self.library.fake_sent.restype = ctypes.c_size_t
+        return int(self.library.fake_sent())
 
 
 @pytest.fixture
