@@ -245,7 +245,8 @@ class Captures:
     """The captured runs of one runner; the runner's lock is held by every caller.
 
     Attributes:
-        runs: The captured runs in the order to try them: those on arrays in place, then those through staging memory.
+        runs: The captured runs in the order to try them: those on arrays in place, then those through staging memory,
+            and last the one whose inputs are sent to the GPU before it starts.
     """
 
     def __init__(self, driver: Driver, gpu_index: int, label: str) -> None:
