@@ -23,7 +23,7 @@
 #include "callbacks.h"
 #include "copying.h"
 #include "spin.h"
-#include "subgraph_op.h"
+#include "states.h"
 
 namespace mxtrt {
 namespace {

@@ -4,8 +4,6 @@
 
 #include <new>
 
-#include "subgraph_op.h"
-
 namespace mxtrt {
 
 std::mutex& StatesLock() {

@@ -70,6 +70,10 @@ State* Find(int64_t state_id);
 // Counts the forwards of all states, to tell which was used last; returns the count.
 uint64_t Tick();
 
+// Takes the captured runs from every state without touching CUDA, whose state no child inherits, and frees the lock of
+// the table of states, which another thread of the parent may have held; see fork.cc.
+void ResetStatesInChild();
+
 }  // namespace mxtrt
 
 #endif  // MXNET_TRT_PROPERTY_STATES_H_
