@@ -144,7 +144,8 @@ typedef struct MxtrtSpin {
 typedef struct MxtrtWrite {
   void* array;         // the executor's NDArray, in host memory ...
   void* target;        // ... and where it lies
-  const void* source;  // the caller's array, of the same shape and dtype, which nobody writes meanwhile
+  void* given;         // the caller's NDArray, of the same shape and dtype; NULL: none of MXNet's
+  const void* source;  // where the caller's array lies
   uint64_t bytes;
   int32_t position;  // among the inputs of the node
   int32_t helpers;   // threads besides the calling one that may copy
@@ -175,8 +176,9 @@ MXTRT_EXPORT int mxtrt_state_release(int64_t state_id);
 MXTRT_EXPORT uint64_t mxtrt_state_last_use(int64_t state_id);
 MXTRT_EXPORT uint64_t mxtrt_clock(void);
 // Writes an input of a node, and returns when it is written; what goes to the GPU piece by piece is on its way then,
-// for the run that mxtrt_state_begin starts next. Returns MXTRT_FAIL, and has done nothing, where a forward of the
-// state is under way, or its weights were not in order last time. Call without the GIL.
+// for the run that mxtrt_state_begin starts next. Returns MXTRT_FAIL, and has written nothing, where a forward of the
+// state is under way, its weights were not in order last time, or something is under way on one of the arrays. Call
+// without the GIL.
 MXTRT_EXPORT int mxtrt_state_write(int64_t state_id, const MxtrtSpin* spin, const MxtrtWrite* write);
 // Says that a forward of the state is about to be pushed, and starts its captured run at once if that is safe: nothing
 // of the state is under way, its weights were in order last time, and the run writes staging memory only. The forward

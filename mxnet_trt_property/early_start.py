@@ -82,9 +82,9 @@ class EarlyStart:
     def write(self, given: Mapping[str, Any]) -> Collection[str]:
         """Writes inputs into the executor's arrays, in this thread, and sends large ones to the GPU meanwhile.
 
-        MXNet's own way is a thread of its engine, which has to be woken. It is left to MXNet where the forward before
-        has not ended, which would be waited for, and where more is asked than to copy: another dtype or device, or
-        arrays that may be parts of each other.
+        MXNet's own way is a thread of its engine, which has to be woken. It is left to MXNet where something is under
+        way on an array, for instance the forward before, and where more is asked than to copy: another dtype or device,
+        or arrays that may be parts of each other.
 
         Args:
             given: The caller's arrays by name, of the shapes of the executor's.
@@ -104,11 +104,12 @@ class EarlyStart:
                 address = self._plain_address(source, each.dtype)
                 if address is None or self._is_ours(address, each.nbytes):
                     return ()
-                found.append((each, address))
+                found.append((each, source, address))
         written = []
         write, as_reference = self._write, ctypes.byref(self._write)
-        for each, address in found:
-            write.array, write.target, write.source = each.array.handle, address_of(each.array), address
+        for each, source, address in found:
+            write.array, write.target = each.array.handle, address_of(each.array)
+            write.given, write.source = getattr(source, "handle", None), address
             write.bytes, write.position = each.nbytes, each.position
             if self._library.mxtrt_state_write(self._state_id, self.spin.by_reference, as_reference) != native.OK:
                 break

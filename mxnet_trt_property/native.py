@@ -131,6 +131,7 @@ class CWrite(ctypes.Structure):
     _fields_ = (
         ("array", ctypes.c_void_p),
         ("target", ctypes.c_void_p),
+        ("given", ctypes.c_void_p),
         ("source", ctypes.c_void_p),
         ("bytes", ctypes.c_uint64),
         ("position", ctypes.c_int32),

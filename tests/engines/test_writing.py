@@ -172,6 +172,45 @@ def test_who_still_reads_the_array_is_waited_for(cpus: int) -> None:
         assert relative_error(result, stock.forward(data=data)[0]) < 1e-5
 
 
+def test_parts_of_one_array(cpus: int) -> None:
+    """An operator that reads one and writes the other would wait for itself."""
+    symbol = mx.sym.slice(mx.sym.var("data") * 2 + 1, begin=(0,), end=(MIB,), step=(101,))
+    whole = mx.nd.array(random((4 * MIB,), 1))
+    with backend("TensorRT"):
+        ours = symbol.bind(mx.cpu(), {"data": whole[:MIB]}, grad_req="null")
+    for i in (0, 1, 3, 2):
+        part = whole[i * MIB : (i + 1) * MIB]
+        expected = part.asnumpy()[::101] * 2 + 1
+        assert relative_error(ours.forward(data=part)[0], expected) < 1e-6
+        assert relative_error(whole[:MIB], part) == 0
+    assert written_by(ours, data=whole[MIB : 2 * MIB]) == []
+    assert written_by(ours, data=mx.nd.zeros((MIB,))) == ["data"]
+
+
+def test_other_threads_write_before_or_after(cpus: int) -> None:
+    symbol = mx.sym.slice(mx.sym.var("data") * 2, begin=(0,), end=(MIB,), step=(101,))
+    _, ours = pair({"data": (MIB,)}, symbol)
+    data, others = mx.nd.zeros((MIB,)), [mx.nd.full((MIB,), i) for i in range(1, 5)]
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            for other in others:
+                other.copyto(data)
+            data.wait_to_read()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(200):
+            found = ours.forward(data=data)[0].asnumpy()
+            assert np.all(found == found[0])
+            ours.arg_dict["data"].wait_to_read()
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_new_weights_and_forwards_without_waiting(cpus: int) -> None:
     stock, ours = pair(LARGE)
     results = []
