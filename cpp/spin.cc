@@ -10,7 +10,7 @@
 #include <atomic>
 #include <chrono>
 
-#include "callbacks.h"
+#include "engine_op.h"
 #include "relax.h"
 #include "spin.h"
 
@@ -49,8 +49,6 @@ class Seat {
 
 }  // namespace
 
-int g_in_pushing_thread = 4;
-
 void ResetSpinningInChild() { g_spinning = 0; }
 
 }  // namespace mxtrt
@@ -60,12 +58,8 @@ extern "C" int mxtrt_spin(const MxtrtSpin* spin, void* array) {
   const mxtrt::Seat seat(spin->most_threads);
   if (!seat.has()) return MXTRT_FAIL;
   const auto end = Clock::now() + std::chrono::microseconds(spin->most_us);
-  mxtrt::Context context{spin->dev_type, spin->dev_id};
   auto* probe = new mxtrt::Probe;
-  // With a priority, for MXNet adds those without to a bulk, if the program makes one, and runs that later.
-  const int priority = 1;
-  if (spin->push_sync(mxtrt::Run, probe, mxtrt::Drop, &context, &array, 1, nullptr, 0, &mxtrt::g_in_pushing_thread,
-                      priority, "mxtrt_ready") != 0) {
+  if (mxtrt::PushOperator(*spin, array, false, mxtrt::Run, mxtrt::Drop, probe, "mxtrt_ready") != 0) {
     mxtrt::Leave(probe);
     return MXTRT_FAIL;
   }

@@ -10,8 +10,8 @@
 #include <mutex>
 
 #include "copying.h"
+#include "engine_op.h"
 #include "relax.h"
-#include "spin.h"
 #include "states.h"
 
 namespace mxtrt {
@@ -46,11 +46,8 @@ void DropAttempt(void* param) { static_cast<Attempt*>(param)->Leave(); }
 // Runs `work` as an operator on an NDArray; returns false, and does not run it later, where it would have to wait or an
 // error lies on the array.
 bool RunNow(const MxtrtSpin& spin, void* array, bool writes, void (*work)(void*), void* param) {
-  Context context{spin.dev_type, spin.dev_id};
   auto* attempt = new Attempt{work, param};
-  // The attempt is dropped where MXNet refuses it, too.
-  spin.push_sync(RunAttempt, attempt, DropAttempt, &context, &array, writes ? 0 : 1, &array, writes ? 1 : 0,
-                 &g_in_pushing_thread, 0, "mxtrt_write");
+  PushOperator(spin, array, writes, RunAttempt, DropAttempt, attempt, "mxtrt_write");
   const bool runs = !attempt->Go(Attempt::kGivenUp);
   // It runs in another thread where the array became free just after.
   while (runs && attempt->phase.load() != Attempt::kEnded) Relax();

@@ -98,17 +98,22 @@ class EarlyStart:
         if self._on_gpu or not self._names.issuperset(given) or mx.autograd.is_recording():
             return ()
         found = []
-        for each in self._inputs:
+        for i, each in enumerate(self._inputs):
             source = given.get(each.name)
             if source is not None and source is not each.array:
                 address = self._plain_address(source, each.dtype)
-                if address is None or self._is_ours(address, each.nbytes):
+                if address is None:
                     return ()
-                found.append((each, source, address))
+                found.append((each, i, source, address))
+        # After what the sources were waited for, and once for all: each is a call of MXNet, at every forward.
+        targets = [address_of(each.array) for each in self._inputs]
+        ours = [(begin, begin + each.nbytes) for begin, each in zip(targets, self._inputs)]
+        if any(address < end and begin < address + each.nbytes for each, _, _, address in found for begin, end in ours):
+            return ()
         written = []
         write, as_reference = self._write, ctypes.byref(self._write)
-        for each, source, address in found:
-            write.array, write.target = each.array.handle, address_of(each.array)
+        for each, i, source, address in found:
+            write.array, write.target = each.array.handle, targets[i]
             write.given, write.source = getattr(source, "handle", None), address
             write.bytes, write.position = each.nbytes, each.position
             if self._library.mxtrt_state_write(self._state_id, self.spin.by_reference, as_reference) != native.OK:
@@ -128,11 +133,6 @@ class EarlyStart:
             address: int = source.__array_interface__["data"][0]
             return address
         return None
-
-    def _is_ours(self, address: int, nbytes: int) -> bool:
-        """Whether memory overlaps that of one of the executor's inputs."""
-        ours = ((address_of(each.array), each.nbytes) for each in self._inputs)
-        return any(address < begin + size and begin < address + nbytes for begin, size in ours)
 
     def start(self, written: Collection[str] = ()) -> None:
         """Starts the next forward's run if that can be, after waiting for what is written to its inputs.
